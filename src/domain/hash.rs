@@ -1,0 +1,33 @@
+//! SHA-256, where a value must be compared without being kept.
+
+use aws_lc_rs::digest;
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Sha256([u8; 32]);
+
+impl Sha256 {
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        let digest = digest::digest(&digest::SHA256, bytes.as_ref());
+        let mut copy = [0; 32];
+        copy.copy_from_slice(digest.as_ref());
+        Self(copy)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,23 @@
+//! The words of the house: values and rules without any wire, store or runtime.
+//!
+//! Everything here is pure. A value that exists has been checked (`parse`, not `validate`), carries its
+//! identity in its type and its unit in its name. Rooms share nothing but what stands here.
+
+pub mod clock;
+pub mod error;
+pub mod hash;
+pub mod ids;
+pub mod lease;
+pub mod node;
+pub mod page;
+pub mod principal;
+pub mod session;
+pub mod tenant;
+pub mod text;
+pub mod verb;
+pub mod violations;
+pub mod voice_agent;
+pub mod words;
+
+pub use clock::{Clock, Entropy, Env, Timestamp};
+pub use error::{Error, Result};

@@ -1,0 +1,160 @@
+//! A session: our record of one live conversation on a call.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    clock::Timestamp,
+    ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
+    lease::Direction,
+    node::NodeAddress,
+    verb::JsonObject,
+    voice_agent::{AudioFormat, Spec, Subprotocol, TokenLifetime, WsDisconnectAction},
+    words::words,
+};
+
+words!(
+    /// EXPIRED: nobody ended it; its lease ran out.
+    SessionStatus { Active = "ACTIVE", Ended = "ENDED", Expired = "EXPIRED" }
+);
+
+words!(
+    /// How a session came to its end.
+    Outcome {
+        TransferredAgentQueue = "TRANSFERRED_AGENT_QUEUE",
+        TransferredE164 = "TRANSFERRED_E164",
+        TransferredSipUri = "TRANSFERRED_SIP_URI",
+        Hangup = "HANGUP",
+        CallerHangup = "CALLER_HANGUP",
+        ConferenceLeft = "CONFERENCE_LEFT",
+        Completed = "COMPLETED",
+        Released = "RELEASED",
+        LeaseExpired = "LEASE_EXPIRED",
+        NodeLost = "NODE_LOST",
+        AgentDeleted = "AGENT_DELETED",
+        WsDisconnected = "WS_DISCONNECTED",
+        MaxDuration = "MAX_DURATION",
+        MaxTurns = "MAX_TURNS",
+        TokenExpired = "TOKEN_EXPIRED",
+        Failed = "FAILED",
+    }
+);
+
+impl Outcome {
+    /// Whether a caller may say so of a session. The others are for the service to find out.
+    pub const fn may_be_stated(self) -> bool {
+        match self {
+            Self::TransferredAgentQueue
+            | Self::TransferredE164
+            | Self::TransferredSipUri
+            | Self::Hangup
+            | Self::CallerHangup
+            | Self::ConferenceLeft
+            | Self::Completed
+            | Self::Released
+            | Self::WsDisconnected
+            | Self::Failed => true,
+            Self::LeaseExpired
+            | Self::NodeLost
+            | Self::AgentDeleted
+            | Self::MaxDuration
+            | Self::MaxTurns
+            | Self::TokenExpired => false,
+        }
+    }
+
+    /// The status of a session with this outcome.
+    pub const fn status(self) -> SessionStatus {
+        match self {
+            Self::LeaseExpired | Self::NodeLost => SessionStatus::Expired,
+            Self::TransferredAgentQueue
+            | Self::TransferredE164
+            | Self::TransferredSipUri
+            | Self::Hangup
+            | Self::CallerHangup
+            | Self::ConferenceLeft
+            | Self::Completed
+            | Self::Released
+            | Self::AgentDeleted
+            | Self::WsDisconnected
+            | Self::MaxDuration
+            | Self::MaxTurns
+            | Self::TokenExpired
+            | Self::Failed => SessionStatus::Ended,
+        }
+    }
+}
+
+/// Where a call's audio goes: taken from the agent at admission, and not touched by later edits. The agent's
+/// secret is not part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routing {
+    pub ws_url: String,
+    pub audio_format: AudioFormat,
+    pub subprotocol: Subprotocol,
+    pub ws_disconnect_action: WsDisconnectAction,
+    pub transfer_destination: Option<String>,
+    pub token_lifetime: TokenLifetime,
+}
+
+impl From<&Spec> for Routing {
+    fn from(spec: &Spec) -> Self {
+        Self {
+            ws_url: spec.ws_url.clone(),
+            audio_format: spec.audio_format,
+            subprotocol: spec.subprotocol,
+            ws_disconnect_action: spec.ws_disconnect_action,
+            transfer_destination: spec.transfer_destination.clone(),
+            token_lifetime: spec.token_lifetime,
+        }
+    }
+}
+
+/// What is true of the call's parties now, as its node last reported or acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one machine")]
+pub struct CallState {
+    pub ws_connected: bool,
+    pub held: bool,
+    pub caller_muted: bool,
+    pub agent_muted: bool,
+    pub turn_count: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    pub id: SessionId,
+    pub tenant: TenantId,
+    pub call: CallId,
+    pub agent: VoiceAgentId,
+    pub agent_revision: i64,
+    pub lease: LeaseId,
+    pub fence: i64,
+    pub direction: Direction,
+    pub node: Option<NodeId>,
+    pub sandbox: bool,
+    pub routing: Routing,
+    pub metadata: JsonObject,
+    pub state: CallState,
+    pub status: SessionStatus,
+    pub outcome: Option<Outcome>,
+    pub started_at: Timestamp,
+    pub answered_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    /// When the lease was to run out as last heard from the slot store; a hint of when to ask it again.
+    pub lease_expires_at: Timestamp,
+    /// One more by every write: two writers cannot both build on one reading.
+    pub version: i64,
+}
+
+impl Session {
+    /// Where the call's node is, if it has one.
+    pub fn node_address(&self) -> Option<NodeAddress> {
+        let node = self.node.clone()?;
+        Some(NodeAddress { tenant: self.tenant, sandbox: self.sandbox, node })
+    }
+
+    pub const fn is_active(&self) -> bool {
+        matches!(self.status, SessionStatus::Active)
+    }
+}

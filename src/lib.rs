@@ -1,0 +1,12 @@
+//! Voxgate: the gRPC control plane that a voice platform trusts with its live calls.
+//!
+//! The map of the house; arrows are imports, and there are no others:
+//!
+//! ```text
+//! domain ← db ← {agents, admission, control, sessions, tenants, nodes} ← calls ← grpc ← server ← cli ← main
+//! ```
+//!
+//! `domain` is pure. Each room in the middle owns one trait and its back-ends. `calls` joins them into the life
+//! of a call, `grpc` puts it on the wire, and `server` is where concrete back-ends are chosen.
+
+pub mod domain;
