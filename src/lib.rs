@@ -10,3 +10,4 @@
 //! of a call, `grpc` puts it on the wire, and `server` is where concrete back-ends are chosen.
 
 pub mod domain;
+pub mod proto;
