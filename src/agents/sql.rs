@@ -1,0 +1,263 @@
+//! Voice agents in SQL.
+
+mod rows;
+
+use async_trait::async_trait;
+use diesel::{
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult,
+    SelectableHelper as _,
+    sql_types::{Integer, Text},
+};
+use diesel_async::RunQueryDsl as _;
+
+use self::rows::{CreateRequestRow, VoiceAgentRow};
+use super::{Changed, CreateRequest, Created, Deleted, Filter, VoiceAgentStore};
+use crate::{
+    db::{
+        Connection, Database, missing, query,
+        schema::{sessions, tenants, voice_agent_create_requests as requests, voice_agents as agents},
+        types::Uid,
+    },
+    domain::{
+        Error, Result,
+        clock::Timestamp,
+        error::Resource,
+        ids::{TenantId, VoiceAgentId},
+        page::{Cursor, Page, PageRequest},
+        session::SessionStatus,
+        voice_agent::VoiceAgent,
+    },
+};
+
+diesel::define_sql_function! {
+    /// The same characters in both dialects, where LIKE would ignore case in one and need escapes in both.
+    fn substr(text: Text, start: Integer, characters: Integer) -> Text;
+}
+
+#[derive(Debug, Clone)]
+pub struct SqlVoiceAgentStore {
+    db: Database,
+}
+
+impl SqlVoiceAgentStore {
+    pub const fn new(db: Database) -> Self {
+        Self { db }
+    }
+}
+
+#[async_trait]
+impl VoiceAgentStore for SqlVoiceAgentStore {
+    async fn create(&self, tenant: TenantId, agent: &VoiceAgent, request: Option<CreateRequest>) -> Result<Created> {
+        let row = VoiceAgentRow::of(tenant, agent)?;
+        let Some(request) = request else {
+            return self.db.run(move |conn| Box::pin(insert(conn, row))).await;
+        };
+        self.db
+            .transaction(move |conn| {
+                Box::pin(async move {
+                    match remember(conn, tenant, request, &row).await? {
+                        Some(replay) => Ok(replay),
+                        None => insert(conn, row).await,
+                    }
+                })
+            })
+            .await
+    }
+
+    async fn get(&self, tenant: TenantId, id: VoiceAgentId) -> Result<Option<VoiceAgent>> {
+        self.db.run(move |conn| Box::pin(find(conn, tenant, id))).await
+    }
+
+    async fn list(&self, tenant: TenantId, filter: &Filter, page: PageRequest) -> Result<Page<VoiceAgent>> {
+        if filter.matches_nothing() {
+            return Ok(Page { items: Vec::new(), next: None, total_size: 0 });
+        }
+        let filter = filter.clone();
+        let (rows, total_size) =
+            self.db.run(move |conn| Box::pin(async move { Ok(select(conn, tenant, filter, page).await?) })).await?;
+        let found = rows.into_iter().map(VoiceAgent::try_from).collect::<Result<Vec<_>>>()?;
+        Ok(Page::of(found, page.size, total_size, |agent| Cursor {
+            created_at: agent.created_at,
+            id: *agent.id.as_uuid(),
+        }))
+    }
+
+    async fn update(&self, tenant: TenantId, agent: &VoiceAgent) -> Result<Changed> {
+        let row = VoiceAgentRow::of(tenant, agent)?;
+        let (id, before) = (agent.id, agent.revision - 1);
+        self.db
+            .run(move |conn| {
+                Box::pin(async move {
+                    let target = agents::table.find((tenant, id)).filter(agents::revision.eq(before));
+                    let written = query!(conn, c => diesel::update(target).set(row).execute(c).await)?;
+                    Ok(if written == 1 { Changed::Done } else { Changed::Stale })
+                })
+            })
+            .await
+    }
+
+    async fn delete(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<Deleted> {
+        self.db.transaction(move |conn| Box::pin(async move { Ok(remove(conn, tenant, id, revision).await?) })).await
+    }
+
+    async fn default(&self, tenant: TenantId) -> Result<Option<VoiceAgentId>> {
+        self.db
+            .run(move |conn| {
+                Box::pin(async move {
+                    let of_tenant = tenants::table.find(tenant).select(tenants::default_voice_agent_id);
+                    let found = query!(conn, c => of_tenant.first::<Option<Uid>>(c).await).optional()?;
+                    let default = found.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
+                    Ok(default.map(VoiceAgentId::from))
+                })
+            })
+            .await
+    }
+
+    async fn set_default(&self, tenant: TenantId, id: Option<VoiceAgentId>, now: Timestamp) -> Result<()> {
+        self.db
+            .transaction(move |conn| {
+                Box::pin(async move {
+                    if let Some(id) = id
+                        && lock(conn, tenant, id).await?.is_none()
+                    {
+                        return Err(Error::not_found(Resource::VoiceAgent, id));
+                    }
+                    let pin = (tenants::default_voice_agent_id.eq(id.map(Uid::from)), tenants::updated_at.eq(now));
+                    let written =
+                        query!(conn, c => diesel::update(tenants::table.find(tenant)).set(pin).execute(c).await)?;
+                    if written == 1 { Ok(()) } else { Err(Error::not_found(Resource::Tenant, tenant)) }
+                })
+            })
+            .await
+    }
+}
+
+impl Filter {
+    /// No text that is kept has a NUL in it, and Postgres takes none in a question either.
+    fn matches_nothing(&self) -> bool {
+        [&self.external_agent_id, &self.name_prefix].into_iter().flatten().any(|text| text.contains('\0'))
+    }
+}
+
+async fn find(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId) -> Result<Option<VoiceAgent>> {
+    let row = query!(conn, c => agents::table
+        .find((tenant, id))
+        .select(VoiceAgentRow::as_select())
+        .first(c)
+        .await)
+    .optional()?;
+    row.map(VoiceAgent::try_from).transpose()
+}
+
+async fn insert(conn: &mut Connection, row: VoiceAgentRow) -> Result<Created> {
+    let tenant: TenantId = row.tenant_id.into();
+    let written = query!(conn, c => diesel::insert_into(agents::table).values(row).execute(c).await);
+    written.map_err(missing(Resource::Tenant, tenant))?;
+    Ok(Created::New)
+}
+
+/// Notes that `request` makes `row`. An answer if an earlier one of the same id has made an agent already; a
+/// concurrent one is waited for.
+async fn remember(
+    conn: &mut Connection,
+    tenant: TenantId,
+    request: CreateRequest,
+    row: &VoiceAgentRow,
+) -> Result<Option<Created>> {
+    let same = requests::table.find((tenant, Uid(request.id)));
+    let forgotten = same.filter(requests::created_at.lt(request.remembered_since));
+    query!(conn, c => diesel::delete(forgotten).execute(c).await)?;
+    let note = CreateRequestRow {
+        tenant_id: tenant.into(),
+        request_id: Uid(request.id),
+        digest: request.digest.as_bytes().to_vec(),
+        voice_agent_id: row.id,
+        created_at: row.created_at,
+    };
+    let noted = query!(conn, c => diesel::insert_into(requests::table)
+        .values(note)
+        .on_conflict_do_nothing()
+        .execute(c)
+        .await)
+    .map_err(missing(Resource::Tenant, tenant))?;
+    if noted == 1 {
+        return Ok(None);
+    }
+    let first = query!(conn, c => same.select(CreateRequestRow::as_select()).first(c).await)?;
+    if first.digest != request.digest.as_bytes() {
+        return Ok(Some(Created::RequestIdReused));
+    }
+    // Deleted since: the request was carried out, and a retry of it must not make another agent.
+    let id = first.voice_agent_id.into();
+    let agent = find(conn, tenant, id).await?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))?;
+    Ok(Some(Created::Replayed(Box::new(agent))))
+}
+
+/// One row more than the page has, and how many there are.
+async fn select(
+    conn: &mut Connection,
+    tenant: TenantId,
+    filter: Filter,
+    page: PageRequest,
+) -> QueryResult<(Vec<VoiceAgentRow>, i64)> {
+    /// What the filter matches, as a boxed query of the back-end at hand.
+    macro_rules! matching {
+        ($query:expr) => {{
+            let mut matching = $query.filter(agents::tenant_id.eq(tenant)).into_boxed();
+            if let Some(status) = filter.status {
+                matching = matching.filter(agents::status.eq(status.as_str()));
+            }
+            if let Some(external_id) = filter.external_agent_id.clone() {
+                matching = matching.filter(agents::external_agent_id.eq(external_id));
+            }
+            if let Some(prefix) = filter.name_prefix.clone() {
+                let characters = i32::try_from(prefix.chars().count()).unwrap_or(i32::MAX);
+                matching = matching.filter(substr(agents::name, 1, characters).eq(prefix));
+            }
+            matching
+        }};
+    }
+    query!(conn, c => {
+        let mut rows = matching!(agents::table.select(VoiceAgentRow::as_select()));
+        if let Some(Cursor { created_at, id }) = page.after {
+            rows = rows.filter(agents::created_at.le(created_at));
+            rows = rows.filter(agents::created_at.lt(created_at).or(agents::id.lt(Uid(id))));
+        }
+        let rows = rows
+            .order((agents::created_at.desc(), agents::id.desc()))
+            .limit(i64::from(page.size) + 1)
+            .load(c)
+            .await?;
+        Ok((rows, matching!(agents::table.count()).get_result(c).await?))
+    })
+}
+
+/// The agent's revision; until the transaction ends nobody else changes or removes the row.
+async fn lock(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId) -> QueryResult<Option<i64>> {
+    let revision = agents::table.find((tenant, id)).select(agents::revision);
+    match conn {
+        Connection::Postgres(pg) => revision.for_update().first(&mut pg.session).await,
+        // Its transactions exclude each other from their beginning.
+        Connection::Sqlite(sqlite) => revision.first(sqlite).await,
+    }
+    .optional()
+}
+
+async fn remove(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId, revision: i64) -> QueryResult<Deleted> {
+    if lock(conn, tenant, id).await? != Some(revision) {
+        return Ok(Deleted::Stale);
+    }
+    let active = sessions::table
+        .filter(sessions::tenant_id.eq(tenant))
+        .filter(sessions::voice_agent_id.eq(id))
+        .filter(sessions::status.eq(SessionStatus::Active.as_str()));
+    let active_sessions = query!(conn, c => active.count().get_result::<i64>(c).await)?;
+    if active_sessions > 0 {
+        return Ok(Deleted::InUse { active_sessions });
+    }
+    let pinned = tenants::table.find(tenant).filter(tenants::default_voice_agent_id.eq(id));
+    let unpin = tenants::default_voice_agent_id.eq(None::<Uid>);
+    query!(conn, c => diesel::update(pinned).set(unpin).execute(c).await)?;
+    query!(conn, c => diesel::delete(agents::table.find((tenant, id))).execute(c).await)?;
+    Ok(Deleted::Done)
+}

@@ -1,0 +1,108 @@
+//! Voice agents as rows. Not `Debug`: the row holds the secret in the clear.
+
+use diesel::prelude::{AsChangeset, Insertable, Queryable, Selectable};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{
+    db::{
+        corrupt,
+        schema::{voice_agent_create_requests, voice_agents},
+        types::{At, Json, Uid, from_integer, to_integer},
+    },
+    domain::{
+        Error, Result,
+        ids::TenantId,
+        voice_agent::{Spec, Status, Subprotocol, TokenLifetime, VoiceAgent, WsDisconnectAction},
+    },
+};
+
+#[derive(Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = voice_agents, primary_key(tenant_id, id), treat_none_as_null = true)]
+pub(super) struct VoiceAgentRow {
+    pub(super) tenant_id: Uid,
+    pub(super) id: Uid,
+    name: String,
+    ws_url: String,
+    auth_token: Option<String>,
+    audio_format: Json,
+    external_agent_id: Option<String>,
+    transfer_destination: Option<String>,
+    max_concurrent: i32,
+    reserved_inbound: i32,
+    token_lifetime: String,
+    subprotocol: String,
+    ws_disconnect_action: String,
+    metadata: Json,
+    status: String,
+    revision: i64,
+    pub(super) created_at: At,
+    updated_at: At,
+}
+
+impl VoiceAgentRow {
+    pub(super) fn of(tenant: TenantId, agent: &VoiceAgent) -> Result<Self> {
+        let spec = &agent.spec;
+        Ok(Self {
+            tenant_id: tenant.into(),
+            id: agent.id.into(),
+            name: spec.name.clone(),
+            ws_url: spec.ws_url.clone(),
+            auth_token: spec.auth_token.as_ref().map(|token| token.expose_secret().to_owned()),
+            audio_format: Json::of(&spec.audio_format)?,
+            external_agent_id: spec.external_agent_id.clone(),
+            transfer_destination: spec.transfer_destination.clone(),
+            max_concurrent: to_integer(spec.max_concurrent),
+            reserved_inbound: to_integer(spec.reserved_inbound),
+            token_lifetime: spec.token_lifetime.as_str().to_owned(),
+            subprotocol: spec.subprotocol.as_str().to_owned(),
+            ws_disconnect_action: spec.ws_disconnect_action.as_str().to_owned(),
+            metadata: Json::of(&spec.metadata)?,
+            status: agent.status.as_str().to_owned(),
+            revision: agent.revision,
+            created_at: agent.created_at.into(),
+            updated_at: agent.updated_at.into(),
+        })
+    }
+}
+
+impl TryFrom<VoiceAgentRow> for VoiceAgent {
+    type Error = Error;
+
+    fn try_from(row: VoiceAgentRow) -> Result<Self> {
+        let spec = Spec {
+            name: row.name,
+            ws_url: row.ws_url,
+            auth_token: row.auth_token.map(SecretString::from),
+            audio_format: row.audio_format.read("voice_agents.audio_format")?,
+            external_agent_id: row.external_agent_id,
+            transfer_destination: row.transfer_destination,
+            max_concurrent: from_integer(row.max_concurrent, "voice_agents.max_concurrent")?,
+            reserved_inbound: from_integer(row.reserved_inbound, "voice_agents.reserved_inbound")?,
+            token_lifetime: TokenLifetime::from_word(&row.token_lifetime)
+                .ok_or_else(|| corrupt("voice_agents.token_lifetime"))?,
+            subprotocol: Subprotocol::from_word(&row.subprotocol).ok_or_else(|| corrupt("voice_agents.subprotocol"))?,
+            ws_disconnect_action: WsDisconnectAction::from_word(&row.ws_disconnect_action)
+                .ok_or_else(|| corrupt("voice_agents.ws_disconnect_action"))?,
+            metadata: row.metadata.read("voice_agents.metadata")?,
+        };
+        Ok(Self {
+            id: row.id.into(),
+            tenant: row.tenant_id.into(),
+            spec,
+            status: Status::from_word(&row.status).ok_or_else(|| corrupt("voice_agents.status"))?,
+            revision: row.revision,
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
+        })
+    }
+}
+
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = voice_agent_create_requests, treat_none_as_default_value = false)]
+pub(super) struct CreateRequestRow {
+    pub(super) tenant_id: Uid,
+    pub(super) request_id: Uid,
+    pub(super) digest: Vec<u8>,
+    pub(super) voice_agent_id: Uid,
+    pub(super) created_at: At,
+}

@@ -1,0 +1,179 @@
+//! Connections: how they are made, when the pool throws one away, and how one query text serves both kinds.
+//!
+//! A pooled Postgres connection is not asked whether it lives before it is used, which would double the number of
+//! round trips. Instead the task that drives its socket notes that the socket has closed, and the pool looks at that
+//! note: after a restart of Postgres no caller is handed a connection from before it.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use diesel::{QueryResult, SqliteConnection};
+use diesel_async::{
+    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _, TransactionManager,
+    sync_connection_wrapper::SyncConnectionWrapper,
+};
+use tokio_postgres::NoTls;
+
+use crate::domain::{Error, Result, error::Internal};
+
+pub(crate) type SqliteSession = SyncConnectionWrapper<SqliteConnection>;
+type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+type SqliteTransactions = <SqliteSession as AsyncConnection>::TransactionManager;
+
+pub(crate) enum Connection {
+    Postgres(Box<PgSession>),
+    Sqlite(SqliteSession),
+}
+
+pub(crate) struct PgSession {
+    pub(crate) session: AsyncPgConnection,
+    /// Set when the socket has closed.
+    closed: Arc<AtomicBool>,
+}
+
+/// Runs one diesel expression on either kind of connection: `query!(conn, c => agents.load::<Row>(c).await)`.
+macro_rules! query {
+    ($conn:expr, $c:ident => $query:expr) => {
+        match &mut *$conn {
+            $crate::db::Connection::Postgres(postgres) => {
+                let $c = &mut postgres.session;
+                $query
+            }
+            $crate::db::Connection::Sqlite($c) => $query,
+        }
+    };
+}
+pub(crate) use query;
+
+impl Connection {
+    pub(super) async fn begin(&mut self) -> QueryResult<()> {
+        match self {
+            Self::Postgres(pg) => PgTransactions::begin_transaction(&mut pg.session).await,
+            // IMMEDIATE: a transaction that took the write lock only at its first write could find that another
+            // process has written since its first read, and fail.
+            Self::Sqlite(sqlite) => {
+                let begin = |c: &mut SqliteConnection| {
+                    diesel::connection::AnsiTransactionManager::begin_transaction_sql(c, "BEGIN IMMEDIATE")
+                };
+                sqlite.spawn_blocking(begin).await
+            }
+        }
+    }
+
+    pub(super) async fn commit(&mut self) -> QueryResult<()> {
+        match self {
+            Self::Postgres(pg) => PgTransactions::commit_transaction(&mut pg.session).await,
+            Self::Sqlite(sqlite) => SqliteTransactions::commit_transaction(sqlite).await,
+        }
+    }
+
+    pub(super) async fn rollback(&mut self) -> QueryResult<()> {
+        match self {
+            Self::Postgres(pg) => PgTransactions::rollback_transaction(&mut pg.session).await,
+            Self::Sqlite(sqlite) => SqliteTransactions::rollback_transaction(sqlite).await,
+        }
+    }
+
+    fn is_broken(&mut self) -> bool {
+        match self {
+            Self::Postgres(pg) => {
+                pg.closed.load(Ordering::Acquire)
+                    || AnsiTransactionManager::is_broken_transaction_manager(&mut pg.session)
+            }
+            Self::Sqlite(sqlite) => SqliteTransactions::is_broken_transaction_manager(sqlite),
+        }
+    }
+}
+
+/// Five seconds, as busy_timeout.
+const BUSY_TRIES: u32 = 100;
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+
+/// Makes connections for the pool.
+pub(crate) enum Manager {
+    Postgres { config: Box<tokio_postgres::Config>, statement_timeout: Duration },
+    Sqlite { path: String },
+}
+
+impl Manager {
+    pub(super) fn postgres(url: &str, connect_timeout: Duration, statement_timeout: Duration) -> Result<Self> {
+        let mut config: tokio_postgres::Config = url.parse().map_err(Error::internal)?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(connect_timeout);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("voxgate");
+        }
+        Ok(Self::Postgres { config: Box::new(config), statement_timeout })
+    }
+
+    pub(super) fn sqlite(path: &Path) -> Result<Self> {
+        let path = path.to_str().ok_or_else(|| Error::internal("the path of the SQLite file is not UTF-8"))?;
+        Ok(Self::Sqlite { path: path.to_owned() })
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = Internal;
+
+    async fn create(&self) -> Result<Connection, Internal> {
+        match self {
+            Self::Postgres { config, statement_timeout } => {
+                // A transaction that nobody continues (our machine froze) must not hold its locks for long.
+                let millis = statement_timeout.as_millis();
+                let limits =
+                    format!("SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = {millis}");
+                let mut session = connect(config).await?;
+                session.session.batch_execute(&limits).await.map_err(Internal::new)?;
+                Ok(Connection::Postgres(Box::new(session)))
+            }
+            Self::Sqlite { path } => open(path).await.map(Connection::Sqlite),
+        }
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Internal> {
+        if connection.is_broken() { Err(RecycleError::message("the connection is broken")) } else { Ok(()) }
+    }
+}
+
+/// A new connection to Postgres, without limits yet.
+pub(super) async fn connect(config: &tokio_postgres::Config) -> Result<PgSession, Internal> {
+    let (client, driver) = config.connect(NoTls).await.map_err(Internal::new)?;
+    let closed = Arc::new(AtomicBool::new(false));
+    let note = closed.clone();
+    tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::warn!(error = %error, "a connection to Postgres was lost");
+        }
+        note.store(true, Ordering::Release);
+    });
+    // `error` tells a timeout by its text, which would otherwise be in the server's language. Where the setting is
+    // reserved to superusers this fails, and that language has to be English.
+    let _ = client.batch_execute("SET lc_messages = 'C'").await;
+    let session = AsyncPgConnection::try_from(client).await.map_err(Internal::new)?;
+    Ok(PgSession { session, closed })
+}
+
+async fn open(path: &str) -> Result<SqliteSession, Internal> {
+    let mut session = SqliteSession::establish(path).await.map_err(Internal::new)?;
+    // NORMAL syncs at checkpoints: a power cut may take the last commits with it, never the file.
+    let settings = "PRAGMA busy_timeout = 5000; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON";
+    session.batch_execute(settings).await.map_err(Internal::new)?;
+    // WAL lets the command line read while the service writes; busy_timeout above is for when both write. The change
+    // itself takes the whole file and does not wait for another that is at it.
+    for _ in 0..BUSY_TRIES {
+        match session.batch_execute("PRAGMA journal_mode = WAL").await {
+            Err(error) if error.to_string().contains("locked") => tokio::time::sleep(BUSY_WAIT).await,
+            done => return done.map(|()| session).map_err(Internal::new),
+        }
+    }
+    Err(Internal::new("the SQLite file is kept locked by another process"))
+}

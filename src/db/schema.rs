@@ -1,0 +1,147 @@
+//! The tables, as diesel knows them. What constrains them is in `migrations/`.
+
+use diesel::{allow_tables_to_appear_in_same_query, table};
+
+table! {
+    use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+    use crate::db::types::{Id, Moment};
+
+    tenants (id) {
+        id -> Id,
+        name -> Text,
+        default_ws_url -> Nullable<Text>,
+        default_voice_agent_id -> Nullable<Id>,
+        max_concurrent -> Integer,
+        created_at -> Moment,
+        updated_at -> Moment,
+    }
+}
+
+table! {
+    use diesel::sql_types::{Binary, Bool, Integer, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    api_keys (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        name -> Text,
+        prefix -> Text,
+        hash -> Binary,
+        scopes -> Document,
+        sandbox -> Bool,
+        rate_limit_per_min -> Integer,
+        created_at -> Moment,
+        expires_at -> Nullable<Moment>,
+        revoked_at -> Nullable<Moment>,
+        last_used_at -> Nullable<Moment>,
+    }
+}
+
+table! {
+    use diesel::sql_types::{Binary, Integer, Text};
+
+    token_keys (generation) {
+        generation -> Integer,
+        kid -> Text,
+        secret -> Binary,
+    }
+}
+
+table! {
+    use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    voice_agents (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        name -> Text,
+        ws_url -> Text,
+        auth_token -> Nullable<Text>,
+        audio_format -> Document,
+        external_agent_id -> Nullable<Text>,
+        transfer_destination -> Nullable<Text>,
+        max_concurrent -> Integer,
+        reserved_inbound -> Integer,
+        token_lifetime -> Text,
+        subprotocol -> Text,
+        ws_disconnect_action -> Text,
+        metadata -> Document,
+        status -> Text,
+        revision -> BigInt,
+        created_at -> Moment,
+        updated_at -> Moment,
+    }
+}
+
+table! {
+    use diesel::sql_types::Binary;
+    use crate::db::types::{Id, Moment};
+
+    voice_agent_create_requests (tenant_id, request_id) {
+        tenant_id -> Id,
+        request_id -> Id,
+        digest -> Binary,
+        voice_agent_id -> Id,
+        created_at -> Moment,
+    }
+}
+
+table! {
+    use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    sessions (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        call_id -> Text,
+        voice_agent_id -> Id,
+        voice_agent_revision -> BigInt,
+        lease_id -> Text,
+        fence -> BigInt,
+        direction -> Text,
+        node_id -> Nullable<Text>,
+        sandbox -> Bool,
+        routing -> Document,
+        metadata -> Document,
+        state -> Document,
+        status -> Text,
+        outcome -> Nullable<Text>,
+        started_at -> Moment,
+        answered_at -> Nullable<Moment>,
+        ended_at -> Nullable<Moment>,
+        lease_expires_at -> Moment,
+        version -> BigInt,
+    }
+}
+
+table! {
+    use diesel::sql_types::{Binary, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    operations (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        session_id -> Id,
+        call_id -> Text,
+        verb -> Text,
+        request -> Document,
+        idempotency_key -> Text,
+        digest -> Binary,
+        state -> Text,
+        accepted_at -> Moment,
+        dispatched_at -> Nullable<Moment>,
+        finished_at -> Nullable<Moment>,
+        result -> Nullable<Document>,
+        failure -> Nullable<Document>,
+    }
+}
+
+allow_tables_to_appear_in_same_query!(
+    tenants,
+    api_keys,
+    token_keys,
+    voice_agents,
+    voice_agent_create_requests,
+    sessions,
+    operations,
+);

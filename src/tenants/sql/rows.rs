@@ -1,0 +1,142 @@
+//! Tenants and keys as rows.
+
+use diesel::prelude::{Insertable, Queryable, Selectable};
+
+use crate::{
+    db::{
+        corrupt,
+        schema::{api_keys, tenants, token_keys},
+        types::{At, Json, Uid, from_integer, to_integer},
+    },
+    domain::{
+        Error, Result,
+        hash::Sha256,
+        tenant::{ApiKey, Scope, Scopes, Tenant},
+    },
+    tenants::TokenKey,
+};
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = tenants, treat_none_as_default_value = false)]
+pub(super) struct TenantRow {
+    id: Uid,
+    name: String,
+    default_ws_url: Option<String>,
+    default_voice_agent_id: Option<Uid>,
+    max_concurrent: i32,
+    created_at: At,
+    updated_at: At,
+}
+
+impl TenantRow {
+    pub(super) fn of(tenant: &Tenant) -> Self {
+        Self {
+            id: tenant.id.into(),
+            name: tenant.name.clone(),
+            default_ws_url: tenant.default_ws_url.clone(),
+            default_voice_agent_id: tenant.default_voice_agent_id.map(Uid::from),
+            max_concurrent: to_integer(tenant.max_concurrent),
+            created_at: tenant.created_at.into(),
+            updated_at: tenant.updated_at.into(),
+        }
+    }
+}
+
+impl TryFrom<TenantRow> for Tenant {
+    type Error = Error;
+
+    fn try_from(row: TenantRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id.into(),
+            name: row.name,
+            default_ws_url: row.default_ws_url,
+            default_voice_agent_id: row.default_voice_agent_id.map(Into::into),
+            max_concurrent: from_integer(row.max_concurrent, "tenants.max_concurrent")?,
+            created_at: row.created_at.into(),
+            updated_at: row.updated_at.into(),
+        })
+    }
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = api_keys, treat_none_as_default_value = false)]
+pub(super) struct ApiKeyRow {
+    tenant_id: Uid,
+    id: Uid,
+    name: String,
+    prefix: String,
+    hash: Vec<u8>,
+    /// The scopes' words.
+    scopes: Json,
+    sandbox: bool,
+    rate_limit_per_min: i32,
+    created_at: At,
+    expires_at: Option<At>,
+    revoked_at: Option<At>,
+    last_used_at: Option<At>,
+}
+
+impl ApiKeyRow {
+    pub(super) fn of(key: &ApiKey) -> Result<Self> {
+        let scopes: Vec<_> = key.scopes.iter().map(Scope::as_str).collect();
+        Ok(Self {
+            tenant_id: key.tenant.into(),
+            id: key.id.into(),
+            name: key.name.clone(),
+            prefix: key.prefix.clone(),
+            hash: key.hash.as_bytes().to_vec(),
+            scopes: Json::of(&scopes)?,
+            sandbox: key.sandbox,
+            rate_limit_per_min: to_integer(key.rate_limit_per_min),
+            created_at: key.created_at.into(),
+            expires_at: key.expires_at.map(At),
+            revoked_at: key.revoked_at.map(At),
+            last_used_at: key.last_used_at.map(At),
+        })
+    }
+}
+
+impl TryFrom<ApiKeyRow> for ApiKey {
+    type Error = Error;
+
+    fn try_from(row: ApiKeyRow) -> Result<Self> {
+        // A word that this binary does not know is a newer one's, written during a rollout: it grants nothing here.
+        let scopes: Vec<String> = row.scopes.read("api_keys.scopes")?;
+        let scopes: Scopes = scopes.iter().filter_map(|word| Scope::from_word(word)).collect();
+        Ok(Self {
+            id: row.id.into(),
+            tenant: row.tenant_id.into(),
+            name: row.name,
+            prefix: row.prefix,
+            hash: Sha256::from_slice(&row.hash).ok_or_else(|| corrupt("api_keys.hash"))?,
+            scopes,
+            sandbox: row.sandbox,
+            rate_limit_per_min: from_integer(row.rate_limit_per_min, "api_keys.rate_limit_per_min")?,
+            created_at: row.created_at.into(),
+            expires_at: row.expires_at.map(Into::into),
+            revoked_at: row.revoked_at.map(Into::into),
+            last_used_at: row.last_used_at.map(Into::into),
+        })
+    }
+}
+
+/// Not `Debug`: it holds the secret.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = token_keys, treat_none_as_default_value = false)]
+pub(super) struct TokenKeyRow {
+    generation: i32,
+    kid: String,
+    secret: Vec<u8>,
+}
+
+impl TokenKeyRow {
+    pub(super) fn first(key: &TokenKey) -> Self {
+        Self { generation: 1, kid: key.kid.clone(), secret: key.secret.clone() }
+    }
+}
+
+impl From<TokenKeyRow> for TokenKey {
+    fn from(row: TokenKeyRow) -> Self {
+        Self { kid: row.kid, secret: row.secret }
+    }
+}

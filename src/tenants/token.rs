@@ -1,0 +1,249 @@
+//! Callback tokens: `vg_cb_` and a signed JWT (RFC 7519), bound to one call's session.
+//!
+//! HS256 and nothing else: the algorithm is pinned, never read from the token. Issuer, audience and type are
+//! checked, so that no token made for another purpose under the same key passes. Whether the session still lives is
+//! for the caller to ask: a token dies with it.
+
+use std::{fmt, str::FromStr as _, time::Duration};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    Env, Error, Result,
+    clock::Timestamp,
+    error::CredentialFault,
+    hash::hex,
+    ids::{CallId, SessionId, TenantId},
+    principal::CallPrincipal,
+    session::Session,
+    voice_agent::TokenLifetime,
+};
+
+pub(super) const PREFIX: &str = "vg_cb_";
+const ISSUER: &str = "voxgate";
+const AUDIENCE: &str = "voxgate-control";
+const TYPE: &str = "vg-cb+jwt";
+/// A token of ours has some 600 characters; no other need be parsed.
+const MAX_BYTES: usize = 2_048;
+
+/// The key that signs, and its public name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenKey {
+    pub kid: String,
+    pub secret: Vec<u8>,
+}
+
+impl TokenKey {
+    /// 256 random bits (RFC 7518 section 3.2 asks for at least the hash's size).
+    pub fn generate(env: &Env) -> Self {
+        Self { kid: hex(&env.bytes::<4>()), secret: env.bytes::<32>().to_vec() }
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+pub struct SignedToken {
+    pub text: String,
+    pub jti: String,
+    pub expires_at: Timestamp,
+}
+
+impl fmt::Debug for SignedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedToken").field("jti", &self.jti).finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    iat: i64,
+    exp: i64,
+    jti: String,
+    tenant: String,
+    call: String,
+    session: String,
+    fence: i64,
+}
+
+/// Makes and reads callback tokens.
+pub struct TokenSigner {
+    kid: String,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    env: Env,
+}
+
+impl fmt::Debug for TokenSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenSigner").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// How long a token of this lifetime lives.
+const fn lifetime(lifetime: TokenLifetime) -> Duration {
+    match lifetime {
+        TokenLifetime::ThirtyMinWithRefresh => Duration::from_mins(30),
+        TokenLifetime::WsSession => Duration::from_hours(24),
+    }
+}
+
+impl TokenSigner {
+    pub fn new(key: &TokenKey, env: Env) -> Self {
+        Self {
+            kid: key.kid.clone(),
+            encoding: EncodingKey::from_secret(&key.secret),
+            decoding: DecodingKey::from_secret(&key.secret),
+            env,
+        }
+    }
+
+    /// A fresh token for the session's call.
+    pub fn sign(&self, session: &Session) -> Result<SignedToken> {
+        let now = self.env.now();
+        let expires_at = now.plus(lifetime(session.routing.token_lifetime));
+        let jti = self.env.uuid().to_string();
+        let header =
+            Header { typ: Some(TYPE.to_owned()), kid: Some(self.kid.clone()), ..Header::new(Algorithm::HS256) };
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            iat: now.as_secs(),
+            exp: expires_at.as_secs(),
+            jti: jti.clone(),
+            tenant: session.tenant.to_string(),
+            call: session.call.to_string(),
+            session: session.id.to_string(),
+            fence: session.fence,
+        };
+        let jwt = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(Error::internal)?;
+        Ok(SignedToken { text: format!("{PREFIX}{jwt}"), jti, expires_at })
+    }
+
+    /// Reads a presented token, prefix included.
+    pub fn verify(&self, text: &str) -> Result<CallPrincipal> {
+        let invalid = || Error::Unauthenticated(CredentialFault::Invalid);
+        let jwt = text.strip_prefix(PREFIX).filter(|_| text.len() <= MAX_BYTES).ok_or_else(invalid)?;
+        let header = jsonwebtoken::decode_header(jwt).map_err(|_| invalid())?;
+        if header.typ.as_deref() != Some(TYPE) || header.kid.as_deref() != Some(self.kid.as_str()) {
+            return Err(invalid());
+        }
+        let mut rules = Validation::new(Algorithm::HS256);
+        rules.set_issuer(&[ISSUER]);
+        rules.set_audience(&[AUDIENCE]);
+        rules.set_required_spec_claims(&["exp", "iss", "aud"]);
+        // Expiry is checked below, against the clock that we were handed.
+        rules.validate_exp = false;
+        let claims = jsonwebtoken::decode::<Claims>(jwt, &self.decoding, &rules).map_err(|_| invalid())?.claims;
+        if claims.exp <= self.env.clock.now().as_secs() {
+            return Err(Error::Unauthenticated(CredentialFault::Expired));
+        }
+        Ok(CallPrincipal {
+            tenant: TenantId::from_str(&claims.tenant).map_err(|_| invalid())?,
+            call: CallId::from_str(&claims.call).map_err(|_| invalid())?,
+            session: SessionId::from_str(&claims.session).map_err(|_| invalid())?,
+            fence: claims.fence,
+            jti: claims.jti,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    use super::*;
+    use crate::domain::{
+        clock::{ManualClock, SystemEntropy},
+        ids::{LeaseId, VoiceAgentId},
+        lease::Direction,
+        session::{CallState, Routing, SessionStatus},
+        voice_agent::{AudioFormat, Subprotocol, WsDisconnectAction},
+    };
+
+    fn signer() -> (Arc<ManualClock>, TokenSigner) {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_800_000_000_000)));
+        let env = Env { clock: clock.clone(), entropy: Arc::new(SystemEntropy) };
+        (clock, TokenSigner::new(&TokenKey::generate(&env), env))
+    }
+
+    fn session(env: &Env) -> Session {
+        let agent = VoiceAgentId::new(env);
+        Session {
+            id: SessionId::new(env),
+            tenant: TenantId::new(env),
+            call: "call-1".parse().expect("a call id"),
+            agent,
+            agent_revision: 1,
+            lease: LeaseId::new(env, agent),
+            fence: 7,
+            direction: Direction::Inbound,
+            node: None,
+            sandbox: false,
+            routing: Routing {
+                ws_url: "wss://ai.example".into(),
+                audio_format: AudioFormat::default(),
+                subprotocol: Subprotocol::AudioDrachtioOrg,
+                ws_disconnect_action: WsDisconnectAction::Hangup,
+                transfer_destination: None,
+                token_lifetime: TokenLifetime::ThirtyMinWithRefresh,
+            },
+            metadata: serde_json::Map::new(),
+            state: CallState::default(),
+            status: SessionStatus::Active,
+            outcome: None,
+            started_at: env.now(),
+            answered_at: None,
+            ended_at: None,
+            lease_expires_at: env.now(),
+            version: 1,
+        }
+    }
+
+    #[test]
+    fn a_token_names_its_call_until_minute_thirty() {
+        let (clock, signer) = signer();
+        let session = session(&signer.env);
+        let token = signer.sign(&session).expect("signed");
+        let bearer = signer.verify(&token.text).expect("own token");
+        assert_eq!((bearer.call, bearer.session, bearer.fence), (session.call, session.id, 7));
+        clock.advance(Duration::from_secs(30 * 60 - 1));
+        assert!(signer.verify(&token.text).is_ok());
+        clock.advance(Duration::from_secs(1));
+        let fault = signer.verify(&token.text).expect_err("expired");
+        assert!(matches!(fault, Error::Unauthenticated(CredentialFault::Expired)));
+    }
+
+    #[test]
+    fn forged_tokens_are_refused() {
+        let (_, signer) = signer();
+        let (_, other) = self::signer();
+        let session = session(&signer.env);
+        let good = signer.sign(&session).expect("signed").text;
+        let parts: Vec<_> = good.trim_start_matches(PREFIX).split('.').collect();
+        let none = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"none","typ":"{TYPE}","kid":"{}"}}"#, signer.kid));
+        let forged = [
+            other.sign(&session).expect("signed").text,
+            good[..good.len() - 1].to_owned(),
+            format!("{PREFIX}{none}.{}.", parts[1]),
+            format!("{PREFIX}{none}.{}.{}", parts[1], parts[2]),
+            format!("{PREFIX}{}.{}.{}", parts[0], parts[0], parts[2]),
+            parts.join("."),
+            PREFIX.to_owned(),
+            format!("{PREFIX}{}", "é".repeat(2_000)),
+        ];
+        for text in forged {
+            let fault = signer.verify(&text).expect_err("forged");
+            assert!(matches!(fault, Error::Unauthenticated(CredentialFault::Invalid)), "{text}");
+        }
+    }
+}
