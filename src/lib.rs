@@ -9,6 +9,7 @@
 //! `domain` is pure. Each room in the middle owns one trait and its back-ends. `calls` joins them into the life
 //! of a call, `grpc` puts it on the wire, and `server` is where concrete back-ends are chosen.
 
+pub mod admission;
 pub mod agents;
 pub mod control;
 pub mod db;

@@ -1,0 +1,346 @@
+//! One tenant's leases, and the decisions about them. Pure: the time is an argument.
+//!
+//! Everything that ends by time stands in a set ordered by it, so counting is the length of a set and removing
+//! what is over costs each lease once.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use crate::domain::{
+    Timestamp,
+    ids::{CallId, LeaseId, SessionId, VoiceAgentId},
+    lease::{
+        Acquire, Acquired, BindingScope, Denial, Direction, LEASE_TTL_MAX, Lease, Released, Renewal, Renewed, Usage,
+    },
+};
+
+/// How long a renewal is told RELEASED instead of LOST.
+const TOMBSTONE_MS: i64 = 300_000;
+/// How long limits are remembered unused, and from when on a use prolongs that: as in the other back-end, so
+/// that nobody can tell the two apart.
+pub(super) const KEEP_MS: i64 = 720_000;
+const KEEP_AGAIN_MS: i64 = 60_000;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    micros: i64,
+    /// Leases are kept to the millisecond, as in the other back-end.
+    pub(super) ms: i64,
+}
+
+impl From<Timestamp> for Now {
+    fn from(now: Timestamp) -> Self {
+        Self { micros: now.as_micros(), ms: now.as_millis() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Take,
+    /// The same answer, and nothing changes.
+    Probe,
+}
+
+/// Calls by the moment at which they leave the set.
+type Ends = BTreeSet<(i64, CallId)>;
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    calls: HashMap<CallId, Record>,
+    live: Ends,
+    released: Ends,
+    agents: HashMap<VoiceAgentId, Agent>,
+    cap: Option<Cap>,
+    cap_kept_until_ms: i64,
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    lease: LeaseId,
+    session: SessionId,
+    direction: Direction,
+    fence: i64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Live {
+        expiry_ms: i64,
+    },
+    /// Remembered until then, or until the call is admitted again.
+    Released {
+        forget_ms: i64,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    inbound: Ends,
+    outbound: Ends,
+    limits: Option<AgentLimits>,
+    fence: i64,
+    kept_at_ms: i64,
+    kept_until_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AgentLimits {
+    limit: u32,
+    reserved: u32,
+    version: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Cap {
+    limit: u32,
+    version: i64,
+}
+
+impl Agent {
+    fn ends(&mut self, direction: Direction) -> &mut Ends {
+        match direction {
+            Direction::Inbound => &mut self.inbound,
+            Direction::Outbound => &mut self.outbound,
+        }
+    }
+
+    fn usage(&self, limits: Option<AgentLimits>) -> Usage {
+        Usage {
+            used: count(&self.inbound).saturating_add(count(&self.outbound)),
+            used_outbound: count(&self.outbound),
+            limit: limits.map_or(0, |limits| limits.limit),
+            reserved_inbound: limits.map_or(0, |limits| limits.reserved),
+        }
+    }
+
+    fn known_limits(&self, now: Now) -> Option<AgentLimits> {
+        self.limits.filter(|_| self.kept_until_ms > now.ms)
+    }
+
+    fn is_idle(&self, now: Now) -> bool {
+        self.inbound.is_empty() && self.outbound.is_empty() && self.kept_until_ms <= now.ms
+    }
+}
+
+impl Ledger {
+    /// Removes what is over.
+    pub(super) fn settle(&mut self, now: Now) {
+        while let Some((_, call)) = pop_until(&mut self.live, now.ms) {
+            let Some(Record { lease, direction, state: State::Live { expiry_ms }, .. }) = self.calls.remove(&call)
+            else {
+                continue;
+            };
+            if let Some(agent) = self.agents.get_mut(&lease.agent()) {
+                agent.ends(direction).remove(&(expiry_ms, call));
+            }
+        }
+        while let Some((_, call)) = pop_until(&mut self.released, now.ms) {
+            self.calls.remove(&call);
+        }
+    }
+
+    pub(super) fn forget_idle(&mut self, now: Now) {
+        self.agents.retain(|_, agent| !agent.is_idle(now));
+        self.agents.shrink_to_fit();
+        self.calls.shrink_to_fit();
+        self.cap = self.known_cap(now);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.agents.is_empty() && self.cap.is_none()
+    }
+
+    pub(super) fn acquire(&mut self, now: Now, request: &Acquire, mode: Mode) -> Acquired {
+        let held = self.lease(&request.call);
+        if let Some(held) = &held
+            && held.id.agent() != request.agent
+        {
+            return Acquired::OtherAgent { agent: held.id.agent() };
+        }
+        let limits = self.newest_limits(now, request);
+        let cap = self.newest_cap(now, request);
+        let usage = self
+            .agents
+            .get(&request.agent)
+            .map_or_else(|| Agent::default().usage(Some(limits)), |agent| agent.usage(Some(limits)));
+        let expiry_ms = now.ms.saturating_add(millis(request.ttl));
+        let denial = if held.is_some() { None } else { self.denial(now, request, usage, cap) };
+        if mode == Mode::Take {
+            let is_first = held.is_none() && denial.is_none() && usage.used == 0;
+            self.learn(now, request.agent, limits, cap, is_first);
+        }
+        if let Some(held) = held {
+            let lease = self.extend(held, expiry_ms, mode);
+            return Acquired::Existing { lease, usage };
+        }
+        if let Some(denial) = denial {
+            return Acquired::Denied(denial);
+        }
+        let usage = Usage {
+            used: usage.used + 1,
+            used_outbound: usage.used_outbound + u32::from(request.direction == Direction::Outbound),
+            ..usage
+        };
+        let fence = match mode {
+            Mode::Take => self.grant(now, request, expiry_ms),
+            Mode::Probe => 0,
+        };
+        let expires_at = Timestamp::from_millis(expiry_ms);
+        let lease =
+            Lease { id: request.lease, call: request.call.clone(), session: request.session, fence, expires_at };
+        Acquired::Granted { lease, usage }
+    }
+
+    fn newest_limits(&self, now: Now, request: &Acquire) -> AgentLimits {
+        let asked = AgentLimits {
+            limit: request.limits.agent_limit,
+            reserved: request.limits.reserved_inbound,
+            version: request.limits.agent_version,
+        };
+        let known = self.agents.get(&request.agent).and_then(|agent| agent.known_limits(now));
+        known.filter(|known| known.version >= asked.version).unwrap_or(asked)
+    }
+
+    fn newest_cap(&self, now: Now, request: &Acquire) -> Cap {
+        let asked = Cap { limit: request.limits.tenant_limit, version: request.limits.tenant_version };
+        self.known_cap(now).filter(|known| known.version >= asked.version).unwrap_or(asked)
+    }
+
+    fn known_cap(&self, now: Now) -> Option<Cap> {
+        self.cap.filter(|_| self.cap_kept_until_ms > now.ms)
+    }
+
+    fn learn(&mut self, now: Now, agent: VoiceAgentId, limits: AgentLimits, cap: Cap, is_first: bool) {
+        let agent = self.agents.entry(agent).or_default();
+        let is_known = agent.known_limits(now).is_some();
+        agent.limits = Some(limits);
+        self.cap = Some(cap);
+        if is_first || !is_known || now.ms >= agent.kept_at_ms + KEEP_AGAIN_MS {
+            agent.kept_at_ms = now.ms;
+            agent.kept_until_ms = now.ms + KEEP_MS;
+            self.cap_kept_until_ms = now.ms + KEEP_MS;
+        }
+    }
+
+    fn denial(&self, now: Now, request: &Acquire, usage: Usage, cap: Cap) -> Option<Denial> {
+        let agent = self.agents.get(&request.agent);
+        let inbound = agent.and_then(|agent| agent.inbound.first());
+        let outbound = agent.and_then(|agent| agent.outbound.first());
+        let for_outbound = usage.limit.saturating_sub(usage.reserved_inbound);
+        let (binding, first) = if usage.used >= usage.limit {
+            (BindingScope::Agent, inbound.into_iter().chain(outbound).min())
+        } else if request.direction == Direction::Outbound && usage.used_outbound >= for_outbound {
+            (BindingScope::InboundReserve, outbound)
+        } else if cap.limit > 0 && count(&self.live) >= cap.limit {
+            (BindingScope::Tenant, self.live.first())
+        } else {
+            return None;
+        };
+        // Nothing is held: the limit itself is zero, and no expiry will help.
+        let next_expiry_ms = first.map_or(now.ms + millis(LEASE_TTL_MAX), |(expiry_ms, _)| *expiry_ms);
+        let next_expiry_in = Timestamp::from_millis(next_expiry_ms).since(Timestamp::from_millis(now.ms));
+        Some(Denial { binding, usage, tenant_used: count(&self.live), tenant_limit: cap.limit, next_expiry_in })
+    }
+
+    fn grant(&mut self, now: Now, request: &Acquire, expiry_ms: i64) -> i64 {
+        let agent = self.agents.entry(request.agent).or_default();
+        agent.fence = now.micros.max(agent.fence + 1);
+        let fence = agent.fence;
+        agent.ends(request.direction).insert((expiry_ms, request.call.clone()));
+        self.live.insert((expiry_ms, request.call.clone()));
+        let state = State::Live { expiry_ms };
+        let (lease, session, direction) = (request.lease, request.session, request.direction);
+        let before = self.calls.insert(request.call.clone(), Record { lease, session, direction, fence, state });
+        // Its older leases are lost from now on, whatever became of them.
+        if let Some(State::Released { forget_ms }) = before.map(|record| record.state) {
+            self.released.remove(&(forget_ms, request.call.clone()));
+        }
+        fence
+    }
+
+    /// Moves the expiry of a live lease out, never in.
+    fn extend(&mut self, lease: Lease, expiry_ms: i64, mode: Mode) -> Lease {
+        let held_ms = lease.expires_at.as_millis();
+        if expiry_ms <= held_ms {
+            return lease;
+        }
+        if mode == Mode::Take
+            && let Some(record) = self.calls.get_mut(&lease.call)
+        {
+            record.state = State::Live { expiry_ms };
+            self.live.remove(&(held_ms, lease.call.clone()));
+            self.live.insert((expiry_ms, lease.call.clone()));
+            let ends = self.agents.entry(lease.id.agent()).or_default().ends(record.direction);
+            ends.remove(&(held_ms, lease.call.clone()));
+            ends.insert((expiry_ms, lease.call.clone()));
+        }
+        Lease { expires_at: Timestamp::from_millis(expiry_ms), ..lease }
+    }
+
+    pub(super) fn renew(&mut self, now: Now, renewal: &Renewal) -> Renewed {
+        let state = self.calls.get(&renewal.call).filter(|record| record.lease == renewal.lease);
+        match state.map(|record| record.state) {
+            None => return Renewed::Lost,
+            Some(State::Released { .. }) => return Renewed::Released,
+            Some(State::Live { .. }) => {}
+        }
+        let Some(held) = self.lease(&renewal.call) else { return Renewed::Lost };
+        let lease = self.extend(held, now.ms.saturating_add(millis(renewal.ttl)), Mode::Take);
+        // Limits are remembered for as long as leases live under them.
+        self.agents.entry(renewal.lease.agent()).or_default().kept_until_ms = now.ms + KEEP_MS;
+        self.cap_kept_until_ms = now.ms + KEEP_MS;
+        Renewed::Renewed { expires_at: lease.expires_at }
+    }
+
+    pub(super) fn release(&mut self, now: Now, call: &CallId, lease: LeaseId) -> Released {
+        let mut released = false;
+        if let Some(record) = self.calls.get_mut(call).filter(|record| record.lease == lease)
+            && let State::Live { expiry_ms } = record.state
+        {
+            let forget_ms = now.ms + TOMBSTONE_MS;
+            record.state = State::Released { forget_ms };
+            self.released.insert((forget_ms, call.clone()));
+            self.live.remove(&(expiry_ms, call.clone()));
+            self.agents.entry(lease.agent()).or_default().ends(record.direction).remove(&(expiry_ms, call.clone()));
+            released = true;
+        }
+        Released { released, usage: self.usage(now, lease.agent()) }
+    }
+
+    pub(super) fn lease(&self, call: &CallId) -> Option<Lease> {
+        let record = self.calls.get(call)?;
+        let State::Live { expiry_ms } = record.state else { return None };
+        Some(Lease {
+            id: record.lease,
+            call: call.clone(),
+            session: record.session,
+            fence: record.fence,
+            expires_at: Timestamp::from_millis(expiry_ms),
+        })
+    }
+
+    pub(super) fn usage(&self, now: Now, agent: VoiceAgentId) -> Usage {
+        self.agents.get(&agent).map_or_else(Usage::default, |agent| agent.usage(agent.known_limits(now)))
+    }
+
+    pub(super) fn tenant_usage(&mut self, now: Now) -> Usage {
+        let limit = self.known_cap(now).map_or(0, |cap| cap.limit);
+        Usage { used: count(&self.live), used_outbound: 0, limit, reserved_inbound: 0 }
+    }
+}
+
+/// The first of `ends` whose moment has come.
+fn pop_until(ends: &mut Ends, now_ms: i64) -> Option<(i64, CallId)> {
+    if ends.first()?.0 <= now_ms { ends.pop_first() } else { None }
+}
+
+fn count(ends: &Ends) -> u32 {
+    u32::try_from(ends.len()).unwrap_or(u32::MAX)
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,108 @@
+//! The slot store inside the process: the embedded default, with the same promises as Redis for one replica.
+//!
+//! Every operation runs under one mutex and never waits inside it, so it is as atomic as a script. What is asked
+//! of a tenant is decided by its [`Ledger`]. Restarting forgets every lease: calls of one process end with it.
+
+mod ledger;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+
+use self::ledger::{KEEP_MS, Ledger, Mode, Now};
+use super::SlotStore;
+use crate::domain::{
+    Clock, Error, Result,
+    ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+    lease::{Acquire, Acquired, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
+};
+
+/// [`SlotStore`] for a single replica.
+#[derive(Debug)]
+pub struct MemorySlotStore {
+    clock: Arc<dyn Clock>,
+    tenants: Mutex<Tenants>,
+}
+
+#[derive(Debug, Default)]
+struct Tenants {
+    ledgers: HashMap<TenantId, Ledger>,
+    sweep_at_ms: i64,
+}
+
+impl MemorySlotStore {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, tenants: Mutex::default() }
+    }
+
+    /// Runs one operation on a tenant's ledger, from which everything that is over by now has been removed.
+    fn with<T>(&self, tenant: TenantId, operation: impl FnOnce(&mut Ledger, Now) -> T) -> T {
+        let now = Now::from(self.clock.now());
+        let mut tenants = self.tenants.lock().expect("nobody panics while holding it");
+        tenants.sweep(now);
+        let ledger = tenants.ledgers.entry(tenant).or_default();
+        ledger.settle(now);
+        operation(ledger, now)
+    }
+}
+
+impl Tenants {
+    /// Once in a while forgets everyone who has been idle; so what is kept is bounded by what was used lately,
+    /// at a cost that is spread over all that happened in between.
+    fn sweep(&mut self, now: Now) {
+        if now.ms < self.sweep_at_ms {
+            return;
+        }
+        self.sweep_at_ms = now.ms + KEEP_MS;
+        self.ledgers.retain(|_, ledger| {
+            ledger.settle(now);
+            ledger.forget_idle(now);
+            !ledger.is_empty()
+        });
+        self.ledgers.shrink_to_fit();
+    }
+}
+
+#[async_trait]
+impl SlotStore for MemorySlotStore {
+    async fn acquire(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
+        Ok(self.with(tenant, |ledger, now| ledger.acquire(now, request, Mode::Take)))
+    }
+
+    async fn probe(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
+        Ok(self.with(tenant, |ledger, now| ledger.acquire(now, request, Mode::Probe)))
+    }
+
+    async fn renew(&self, tenant: TenantId, leases: &[Renewal]) -> Result<Vec<Renewed>> {
+        at_most_renew_max(leases.len())?;
+        Ok(self.with(tenant, |ledger, now| leases.iter().map(|renewal| ledger.renew(now, renewal)).collect()))
+    }
+
+    async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
+        Ok(self.with(tenant, |ledger, now| ledger.release(now, call, lease)))
+    }
+
+    async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
+        at_most_renew_max(calls.len())?;
+        Ok(self.with(tenant, |ledger, _| calls.iter().map(|call| ledger.lease(call)).collect()))
+    }
+
+    async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage> {
+        Ok(self.with(tenant, |ledger, now| ledger.usage(now, agent)))
+    }
+
+    async fn tenant_usage(&self, tenant: TenantId) -> Result<Usage> {
+        Ok(self.with(tenant, Ledger::tenant_usage))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn at_most_renew_max(count: usize) -> Result<()> {
+    if count <= RENEW_MAX { Ok(()) } else { Err(Error::invalid("leases", format!("must be at most {RENEW_MAX}"))) }
+}

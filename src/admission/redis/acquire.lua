@@ -1,0 +1,134 @@
+-- Takes a slot for a call, or says why there is none; or only says what it would answer.
+--
+-- KEYS:
+--  1 calls  2 leases  3 tenant_limits  4 inbound  5 outbound  6 agent_limits  (see lib.lua)
+--
+-- ARGV:
+--  1 [string]  `take`, or `probe`: the same answer, nothing written, and fence 0 in a grant
+--  2 [string]  call id
+--  3 [bytes]   lease (32) that a grant is to have; its first half is the agent
+--  4 [bytes]   session (16) that a grant is to have
+--  5 [string]  direction, `I` or `O`
+--  6 [number]  lease_ttl_ms
+--  7 [number]  agent_limit     8 [number] reserved_inbound   9 [number] agent_version
+-- 10 [number]  tenant_limit (0: none)                       11 [number] tenant_version
+--
+-- Result, by its tag:
+--  * {'granted' | 'existing', record, expiry_ms, used, used_outbound, limit, reserved}
+--  * {'other_agent', agent (16 bytes)}
+--  * {'denied', 'agent' | 'inbound_reserve' | 'tenant', next_expiry_in_ms, tenant_used, tenant_limit,
+--     used, used_outbound, limit, reserved}
+--
+-- The limits that count are those of the highest version seen, here or in the request.
+keys_are(6)
+if ARGV[1] ~= 'take' and ARGV[1] ~= 'probe' then error('bad mode') end
+if ARGV[5] ~= 'I' and ARGV[5] ~= 'O' then error('bad direction') end
+local take = ARGV[1] == 'take'
+local call = ARGV[2]
+local lease = sized(ARGV[3], 32, 'lease')
+local session = sized(ARGV[4], 16, 'session')
+local outbound = ARGV[5] == 'O'
+local expiry = now + integer(ARGV[6], TTL_MIN_MS, TTL_MAX_MS, 'lease_ttl_ms')
+local limit = integer(ARGV[7], 0, EXACT_MAX, 'agent_limit')
+local reserved = integer(ARGV[8], 0, EXACT_MAX, 'reserved_inbound')
+local agent_version = integer(ARGV[9], 0, EXACT_MAX, 'agent_version')
+local tenant_limit = integer(ARGV[10], 0, EXACT_MAX, 'tenant_limit')
+local tenant_version = integer(ARGV[11], 0, EXACT_MAX, 'tenant_version')
+
+local record = redis.call('HGET', KEYS[1], call)
+local held_until = record and tonumber(redis.call('ZSCORE', KEYS[2], call) or 0) or 0
+local held = held_until > now
+if held and agent_of(lease_of(record)) ~= agent_of(lease) then
+    return {'other_agent', agent_of(lease_of(record))}
+end
+
+local known = redis.call('HMGET', KEYS[6], 'limit', 'reserved', 'version', 'fence', 'kept')
+local agent_is_news = not known[3] or agent_version > tonumber(known[3])
+if not agent_is_news then
+    limit, reserved, agent_version = tonumber(known[1]), tonumber(known[2]), tonumber(known[3])
+end
+local fence = tonumber(known[4] or 0)
+local known_cap = redis.call('HMGET', KEYS[3], 'limit', 'version')
+local tenant_is_news = not known_cap[2] or tenant_version > tonumber(known_cap[2])
+if not tenant_is_news then
+    tenant_limit, tenant_version = tonumber(known_cap[1]), tonumber(known_cap[2])
+end
+
+local used_inbound, used_outbound = live_in(KEYS[4]), live_in(KEYS[5])
+local used = used_inbound + used_outbound
+
+local function first_expiry_in(...)
+    local soonest = TTL_MAX_MS -- nothing is held: the limit itself is zero, and no expiry will help
+    for _, zset in ipairs({...}) do
+        local first = redis.call('ZRANGEBYSCORE', zset, AFTER_NOW, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+        if first[2] then
+            soonest = math.min(soonest, tonumber(first[2]) - now)
+        end
+    end
+    return soonest
+end
+
+local function denied(scope, ...)
+    return {'denied', scope, first_expiry_in(...), live_in(KEYS[2]), tenant_limit,
+        used, used_outbound, limit, reserved}
+end
+
+local denial
+if held then
+    denial = nil
+elseif used >= limit then
+    denial = denied('agent', KEYS[4], KEYS[5])
+elseif outbound and used_outbound >= limit - reserved then
+    denial = denied('inbound_reserve', KEYS[5])
+elseif tenant_limit > 0 and live_in(KEYS[2]) >= tenant_limit then
+    denial = denied('tenant', KEYS[2])
+end
+
+local granted = not (held or denial)
+-- A set without a live entry may not exist, and a key that is made anew has no end yet.
+local is_first_of_agent = granted and used == 0
+local is_first_of_its_set = granted and (outbound and used_outbound or used_inbound) == 0
+local keep_again = not known[5] or now >= tonumber(known[5]) + KEEP_AGAIN_MS or is_first_of_agent
+
+if held then
+    expiry = math.max(expiry, held_until)
+elseif granted then
+    fence = math.max(fence + 1, now_us)
+    record = ARGV[5] .. lease .. session .. struct.pack('>I8', take and fence or 0)
+    if outbound then
+        used_outbound = used_outbound + 1
+    end
+    used = used + 1
+end
+local answer = denial or {held and 'existing' or 'granted', record, expiry, used, used_outbound, limit, reserved}
+if not take then
+    return answer
+end
+
+-- From here on it writes.
+if agent_is_news then
+    redis.call('HSET', KEYS[6], 'limit', limit, 'reserved', reserved, 'version', agent_version, 'fence', fence)
+elseif granted then
+    redis.call('HSET', KEYS[6], 'fence', fence)
+end
+if tenant_is_news then
+    redis.call('HSET', KEYS[3], 'limit', tenant_limit, 'version', tenant_version)
+end
+if granted then
+    redis.call('HSET', KEYS[1], call, record)
+end
+local zset = record and is_outbound(record) and KEYS[5] or KEYS[4]
+if not denial then
+    redis.call('ZADD', KEYS[2], expiry, call)
+    redis.call('ZADD', zset, expiry, fence_of(record))
+end
+reap(KEYS[1], KEYS[2], KEYS[4], KEYS[5])
+if keep_again then
+    redis.call('HSET', KEYS[6], 'kept', now)
+    for _, key in ipairs(KEYS) do
+        keep(key)
+    end
+elseif is_first_of_its_set then
+    keep(zset)
+end
+return answer

@@ -1,0 +1,102 @@
+-- What the slot scripts share; put in front of each of them when it is loaded.
+--
+-- All keys of a tenant lie in one hash slot (the tag is the tenant's id), so that a script may touch them
+-- together on a cluster. Every key is given KEEP_MS to live when it is made and again at least each minute of use.
+--
+-- KEYS (none here; these are the names that the scripts' own headers use):
+--  * [hash]   calls          call id -> record
+--  * [zset]   leases         call id -> +expiry in ms of a live lease, -forgetting in ms of a released one
+--  * [hash]   tenant_limits  limit, version: the newest that any replica has brought
+--  * [zset]   inbound        fence (8 bytes) -> expiry in ms; the agent's inbound leases
+--  * [zset]   outbound       fence (8 bytes) -> expiry in ms; the agent's outbound leases
+--  * [hash]   agent_limits   limit, reserved, version: the newest; fence: the last one given; kept: when the
+--                            keys that an acquire touches were last given KEEP_MS
+--
+-- A record is 57 bytes: direction (I or O), lease (32: agent 16, serial 16), session (16), fence (8, big endian).
+-- It holds no expiry: that is a score, so renewing a thousand leases writes scores and nothing else. Entries of
+-- `leases` whose distance from zero is not beyond now are dead, whatever their sign; so one range finds both
+-- the expired and the forgotten. Dead entries count for nothing, so that no answer depends on their removal.
+--
+-- ARGV (none here)
+--
+-- Result: none; it only defines locals. `TIME` is the only clock. Needs Redis 6.2 (ZMSCORE).
+
+local KEEP_MS = 720000 -- the longest lease, then the longest tombstone, the minute below, and one to spare
+local KEEP_AGAIN_MS = 60000 -- not at each use: five PEXPIRE cost as much as the rest of an acquire
+local TOMBSTONE_MS = 300000 -- how long a renewal is told RELEASED instead of LOST
+local TTL_MIN_MS = 1
+local TTL_MAX_MS = 300000
+local REAP_TENANT = 50 -- with the two of REAP_AGENT: at most 100 removals a call,
+local REAP_AGENT = 25 -- and only by
+local REAP_ONE_IN = 8 -- of the calls, picked by the microsecond
+local EXACT_MAX = 9007199254740991 -- beyond it a Lua number skips integers
+
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local AFTER_NOW = string.format('(%.0f', now)
+
+local function integer(text, least, most, name)
+    local value = tonumber(text)
+    if not value or value ~= math.floor(value) or value < least or value > most then
+        error('bad ' .. name)
+    end
+    return value
+end
+
+local function sized(text, size, name)
+    if not text or #text ~= size then
+        error('bad ' .. name)
+    end
+    return text
+end
+
+local function keys_are(count)
+    if #KEYS ~= count then
+        error('bad number of keys')
+    end
+end
+
+local function lease_of(record)
+    return string.sub(record, 2, 33)
+end
+
+-- The first half of a lease id, also where it stands in a record.
+local function agent_of(lease)
+    return string.sub(lease, 1, 16)
+end
+
+local function fence_of(record)
+    return string.sub(record, 50, 57)
+end
+
+local function is_outbound(record)
+    return string.byte(record) == 79 -- O
+end
+
+local function live_in(zset)
+    return redis.call('ZCOUNT', zset, AFTER_NOW, '+inf')
+end
+
+-- A key ends after its moment, a lease at it: one less makes both end alike.
+local function keep(key)
+    redis.call('PEXPIRE', key, KEEP_MS - 1)
+end
+
+-- Bounded: what is left waits for another call, or for the key's own end.
+local function reap(calls, leases, ...)
+    if now_us % REAP_ONE_IN ~= 0 then
+        return
+    end
+    for _, zset in ipairs({...}) do
+        local expired = redis.call('ZCOUNT', zset, '-inf', now)
+        if expired > 0 then
+            redis.call('ZREMRANGEBYRANK', zset, 0, math.min(expired, REAP_AGENT) - 1)
+        end
+    end
+    local dead = redis.call('ZRANGEBYSCORE', leases, -now, now, 'LIMIT', 0, REAP_TENANT)
+    if #dead > 0 then
+        redis.call('ZREM', leases, unpack(dead))
+        redis.call('HDEL', calls, unpack(dead))
+    end
+end

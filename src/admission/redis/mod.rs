@@ -1,0 +1,184 @@
+//! The slot store on Redis: one script call an operation, shared by all replicas.
+//!
+//! Redis runs a script alone, so check and change are one step however many replicas race, and its clock is the
+//! only one. The scripts are the truth about how (`lib.lua` draws the keys); here they are called.
+//!
+//! Deliberately absent: retries. A caller whose reply was lost may ask again, because the call names the lease;
+//! this store cannot know whether the caller still wants to.
+
+mod connection;
+mod reply;
+mod scripts;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use deadpool_redis::redis::{ScriptInvocation, Value, cmd};
+use secrecy::SecretString;
+
+use self::{
+    connection::SharedConnection,
+    scripts::{AgentKeys, Scripts, TenantKeys},
+};
+use super::SlotStore;
+use crate::domain::{
+    Error, Result,
+    ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+    lease::{Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
+};
+
+/// How long Redis may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisSettings {
+    /// Milliseconds that one command may take, default 500. A healthy Redis answers in one; longer than this and
+    /// the caller is better served by UNAVAILABLE while it can still try again.
+    pub command_timeout_ms: u64,
+    /// Milliseconds that connecting may take, default 1,000: name resolution and one lost packet's retransmission.
+    pub connect_timeout_ms: u64,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self { command_timeout_ms: 500, connect_timeout_ms: 1_000 }
+    }
+}
+
+/// [`SlotStore`] on one Redis (6.2 or later) of policy `noeviction`.
+pub struct RedisSlotStore {
+    redis: SharedConnection,
+    scripts: Scripts,
+}
+
+impl fmt::Debug for RedisSlotStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSlotStore").field("redis", &self.redis).finish_non_exhaustive()
+    }
+}
+
+impl RedisSlotStore {
+    /// Connects with the first command, and again whenever that is necessary: a Redis that is down just now is no
+    /// error here, only a URL that cannot be one.
+    pub fn connect(url: &SecretString, settings: RedisSettings) -> Result<Self> {
+        Ok(Self { redis: SharedConnection::new(url, &settings)?, scripts: Scripts::load() })
+    }
+
+    async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value> {
+        let mut shared = self.redis.get().await?;
+        match script.invoke_async(&mut shared.connection).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.redis.failed(&shared, error)),
+        }
+    }
+
+    async fn acquire_or_probe(&self, mode: &str, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
+        debug_assert_eq!(request.lease.agent(), request.agent, "a lease id carries the agent it is of");
+        let (tenant_keys, agent_keys) = (TenantKeys::new(tenant), AgentKeys::new(tenant, request.agent));
+        let limits = &request.limits;
+        let mut script = self.scripts.acquire.prepare_invoke();
+        script.key(tenant_keys.calls).key(tenant_keys.leases).key(tenant_keys.limits);
+        script.key(agent_keys.inbound).key(agent_keys.outbound).key(agent_keys.limits);
+        script.arg(mode).arg(request.call.as_str());
+        script.arg(&request.lease.to_bytes()[..]).arg(&request.session.as_uuid().as_bytes()[..]);
+        script.arg(letter(request.direction)).arg(ttl_ms(request.ttl));
+        script.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
+        script.arg(limits.tenant_limit).arg(limits.tenant_version);
+        reply::acquired(self.invoke(&script).await?, &request.call)
+    }
+}
+
+#[async_trait]
+impl SlotStore for RedisSlotStore {
+    async fn acquire(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
+        self.acquire_or_probe("take", tenant, request).await
+    }
+
+    async fn probe(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
+        self.acquire_or_probe("probe", tenant, request).await
+    }
+
+    async fn renew(&self, tenant: TenantId, leases: &[Renewal]) -> Result<Vec<Renewed>> {
+        at_most_renew_max(leases.len())?;
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Renewals of one node name few agents; each is declared once and referred to by its place.
+        let mut places = std::collections::HashMap::new();
+        let keys = TenantKeys::new(tenant);
+        let mut script = self.scripts.renew.prepare_invoke();
+        script.key(keys.calls).key(keys.leases).key(keys.limits);
+        for renewal in leases {
+            let next = places.len() + 1;
+            let place = *places.entry(renewal.lease.agent()).or_insert(next);
+            if place == next {
+                let keys = AgentKeys::new(tenant, renewal.lease.agent());
+                script.key(keys.inbound).key(keys.outbound).key(keys.limits);
+            }
+            let mut named = renewal.lease.to_bytes().to_vec();
+            named.extend_from_slice(format!("{}:{place}", ttl_ms(renewal.ttl)).as_bytes());
+            script.arg(renewal.call.as_str()).arg(named);
+        }
+        reply::renewed(self.invoke(&script).await?)
+    }
+
+    async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
+        let (tenant_keys, agent_keys) = (TenantKeys::new(tenant), AgentKeys::new(tenant, lease.agent()));
+        let mut script = self.scripts.release.prepare_invoke();
+        script.key(tenant_keys.calls).key(tenant_keys.leases);
+        script.key(agent_keys.inbound).key(agent_keys.outbound).key(agent_keys.limits);
+        script.arg(call.as_str()).arg(&lease.to_bytes()[..]);
+        reply::released(self.invoke(&script).await?)
+    }
+
+    async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
+        at_most_renew_max(calls.len())?;
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys = TenantKeys::new(tenant);
+        let mut script = self.scripts.leases.prepare_invoke();
+        script.key(keys.calls).key(keys.leases);
+        for call in calls {
+            script.arg(call.as_str());
+        }
+        reply::leases(self.invoke(&script).await?, calls)
+    }
+
+    async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage> {
+        let keys = AgentKeys::new(tenant, agent);
+        let mut script = self.scripts.usage.prepare_invoke();
+        script.key(keys.limits).key(keys.inbound).key(keys.outbound);
+        reply::agent_usage(self.invoke(&script).await?)
+    }
+
+    async fn tenant_usage(&self, tenant: TenantId) -> Result<Usage> {
+        let keys = TenantKeys::new(tenant);
+        let mut script = self.scripts.usage.prepare_invoke();
+        script.key(keys.limits).key(keys.leases);
+        reply::tenant_usage(self.invoke(&script).await?)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let mut shared = self.redis.get().await?;
+        match cmd("PING").query_async::<Value>(&mut shared.connection).await {
+            Ok(_pong) => Ok(()),
+            Err(error) => Err(self.redis.failed(&shared, error)),
+        }
+    }
+}
+
+fn letter(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "I",
+        Direction::Outbound => "O",
+    }
+}
+
+/// The scripts refuse what is beyond the longest lease; the edge has refused it before.
+fn ttl_ms(ttl: std::time::Duration) -> u64 {
+    u64::try_from(ttl.min(LEASE_TTL_MAX).as_millis()).expect("the longest lease is far below u64::MAX milliseconds")
+}
+
+fn at_most_renew_max(count: usize) -> Result<()> {
+    if count <= RENEW_MAX { Ok(()) } else { Err(Error::invalid("leases", format!("must be at most {RENEW_MAX}"))) }
+}

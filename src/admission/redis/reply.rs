@@ -1,0 +1,137 @@
+//! What the scripts answer, in the words of the domain.
+//!
+//! A reply that does not have the form its script's header promises is a bug of ours: [`Error::Internal`].
+
+use std::time::Duration;
+
+use deadpool_redis::redis::{FromRedisValue, Value, from_redis_value};
+use uuid::Uuid;
+
+use crate::domain::{
+    Error, Result, Timestamp,
+    ids::{CallId, LeaseId, SessionId, VoiceAgentId},
+    lease::{Acquired, BindingScope, Denial, Lease, Released, Renewed, Usage},
+};
+
+/// Takes the elements of a reply one after the other.
+struct Elements(std::vec::IntoIter<Value>);
+
+impl Elements {
+    fn of(reply: Value) -> Result<Self> {
+        match reply {
+            Value::Array(elements) => Ok(Self(elements.into_iter())),
+            other => Err(malformed(&format!("{other:?} is not an array"))),
+        }
+    }
+
+    fn next<T: FromRedisValue>(&mut self) -> Result<T> {
+        let element = self.0.next().ok_or_else(|| malformed("it is too short"))?;
+        from_redis_value(element).map_err(|error| malformed(&error.to_string()))
+    }
+
+    fn tag(&mut self) -> Result<String> {
+        self.next()
+    }
+
+    fn count(&mut self) -> Result<u32> {
+        let count: i64 = self.next()?;
+        u32::try_from(count).map_err(|_| malformed("a count is out of range"))
+    }
+
+    /// used, used_outbound, limit, reserved
+    fn usage(&mut self) -> Result<Usage> {
+        Ok(Usage {
+            used: self.count()?,
+            used_outbound: self.count()?,
+            limit: self.count()?,
+            reserved_inbound: self.count()?,
+        })
+    }
+
+    /// record, expiry_ms
+    fn lease(&mut self, call: &CallId) -> Result<Option<Lease>> {
+        let (record, expiry_ms): (Vec<u8>, i64) = (self.next()?, self.next()?);
+        if record.is_empty() {
+            return Ok(None);
+        }
+        let (id, session, fence) = fields(&record).ok_or_else(|| malformed("a record is not of 57 bytes"))?;
+        let expires_at = Timestamp::from_millis(expiry_ms);
+        Ok(Some(Lease { id, call: call.clone(), session, fence, expires_at }))
+    }
+}
+
+/// See `lib.lua`: direction, lease, session, fence.
+fn fields(record: &[u8]) -> Option<(LeaseId, SessionId, i64)> {
+    let (_direction, rest) = record.split_first()?;
+    let (lease, rest) = rest.split_first_chunk::<32>()?;
+    let (session, rest) = rest.split_first_chunk::<16>()?;
+    let fence = <[u8; 8]>::try_from(rest).ok()?;
+    let session = SessionId::from_uuid(Uuid::from_bytes(*session));
+    Some((LeaseId::from_bytes(*lease), session, i64::from_be_bytes(fence)))
+}
+
+pub(super) fn acquired(reply: Value, call: &CallId) -> Result<Acquired> {
+    let mut reply = Elements::of(reply)?;
+    let tag = reply.tag()?;
+    match tag.as_str() {
+        "granted" | "existing" => {
+            let lease = reply.lease(call)?.ok_or_else(|| malformed("a grant without a record"))?;
+            let usage = reply.usage()?;
+            Ok(if tag == "granted" { Acquired::Granted { lease, usage } } else { Acquired::Existing { lease, usage } })
+        }
+        "other_agent" => {
+            let agent: Vec<u8> = reply.next()?;
+            let agent = Uuid::from_slice(&agent).map_err(|error| malformed(&error.to_string()))?;
+            Ok(Acquired::OtherAgent { agent: VoiceAgentId::from_uuid(agent) })
+        }
+        "denied" => denial(&mut reply).map(Acquired::Denied),
+        other => Err(malformed(&format!("unknown tag {other:?}"))),
+    }
+}
+
+fn denial(reply: &mut Elements) -> Result<Denial> {
+    let scope = reply.tag()?;
+    let binding = BindingScope::from_word(&scope).ok_or_else(|| malformed(&format!("unknown scope {scope:?}")))?;
+    let next_expiry_in = Duration::from_millis(reply.next()?);
+    let (tenant_used, tenant_limit) = (reply.count()?, reply.count()?);
+    Ok(Denial { binding, usage: reply.usage()?, tenant_used, tenant_limit, next_expiry_in })
+}
+
+pub(super) fn renewed(reply: Value) -> Result<Vec<Renewed>> {
+    let Elements(elements) = Elements::of(reply)?;
+    let fate = |element| match element {
+        Value::Int(expiry_ms) => Ok(Renewed::Renewed { expires_at: Timestamp::from_millis(expiry_ms) }),
+        Value::BulkString(tag) if tag == b"lost" => Ok(Renewed::Lost),
+        Value::BulkString(tag) if tag == b"released" => Ok(Renewed::Released),
+        other => Err(malformed(&format!("unknown fate {other:?}"))),
+    };
+    elements.map(fate).collect()
+}
+
+pub(super) fn released(reply: Value) -> Result<Released> {
+    let mut reply = Elements::of(reply)?;
+    let tag = reply.tag()?;
+    Ok(Released { released: tag == "released", usage: reply.usage()? })
+}
+
+pub(super) fn leases(reply: Value, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
+    let mut reply = Elements::of(reply)?;
+    calls.iter().map(|call| reply.lease(call)).collect()
+}
+
+pub(super) fn agent_usage(reply: Value) -> Result<Usage> {
+    let mut reply = Elements::of(reply)?;
+    let (limit, reserved_inbound) = (reply.count()?, reply.count()?);
+    let (inbound, used_outbound) = (reply.count()?, reply.count()?);
+    Ok(Usage { used: inbound.saturating_add(used_outbound), used_outbound, limit, reserved_inbound })
+}
+
+pub(super) fn tenant_usage(reply: Value) -> Result<Usage> {
+    let mut reply = Elements::of(reply)?;
+    let (limit, reserved_inbound) = (reply.count()?, reply.count()?);
+    Ok(Usage { used: reply.count()?, used_outbound: 0, limit, reserved_inbound })
+}
+
+fn malformed(what: &str) -> Error {
+    Error::internal(format!("a slot script's reply: {what}"))
+}
