@@ -11,9 +11,11 @@
 
 pub mod admission;
 pub mod agents;
+pub mod calls;
 pub mod control;
 pub mod db;
 pub mod domain;
+pub mod nodes;
 pub mod proto;
 pub mod sessions;
 pub mod tenants;

@@ -1,0 +1,101 @@
+//! Ends a session and frees its slot, once, whoever asks.
+
+use std::time::Duration;
+
+use super::Calls;
+use crate::domain::{
+    Result,
+    ids::{CallId, LeaseId},
+    lease::Released,
+    node::{Postbox as _, ToNode},
+    principal::Principal,
+    session::{Outcome, Session},
+};
+
+/// Whether the call's node has still to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Node {
+    Tell,
+    /// It was the node that said so.
+    Knows,
+}
+
+impl Calls {
+    /// Ends the session if it is active and frees its slot; answers it as it ended, or nothing if another was first.
+    pub(super) async fn finish(&self, session: &Session, outcome: Outcome, node: Node) -> Result<Option<Session>> {
+        let ended = self.end(session, outcome, node).await?;
+        if let Some(ended) = &ended {
+            self.free(ended).await;
+        }
+        Ok(ended)
+    }
+
+    /// Ends the session and leaves its slot to the caller.
+    async fn end(&self, session: &Session, outcome: Outcome, node: Node) -> Result<Option<Session>> {
+        let ended = self.sessions.end(session.tenant, session.id, outcome, self.env.now()).await?;
+        if let Some(ended) = &ended {
+            tracing::info!(
+                call.id = %ended.call, session.id = %ended.id, session.outcome = outcome.as_str(), "session ended"
+            );
+            metrics::counter!("voxgate_sessions_ended_total", "outcome" => outcome.as_str()).increment(1);
+            self.leave_node(ended, outcome, node);
+        }
+        Ok(ended)
+    }
+
+    /// Releases a slot by name and ends its session. Twice is a success that says `released: false`.
+    pub async fn release(
+        &self,
+        principal: &Principal,
+        call: CallId,
+        lease: LeaseId,
+        outcome: Option<Outcome>,
+    ) -> Result<Released> {
+        let (calls, tenant, sandbox) = (self.clone(), principal.tenant(), principal.sandbox());
+        self.to_the_end(async move {
+            let session = calls.sessions.of_call(tenant, &call).await?;
+            let session = session.filter(|session| session.lease == lease);
+            if session.as_ref().is_some_and(|session| sandbox && !session.sandbox) {
+                // A sandbox key's hands do not reach a live call: to it, the lease is one that nobody holds.
+                return Ok(Released { released: false, usage: calls.slots.usage(tenant, lease.agent()).await? });
+            }
+            // The slot first: a lease that is no longer the call's must touch no other's. Should we crash before the
+            // session has ended, the caller's next try ends it, or else the sweep.
+            let released = calls.slots.release(tenant, &call, lease).await?;
+            if let Some(session) = session.filter(Session::is_active) {
+                let outcome = outcome.unwrap_or(Outcome::Released);
+                calls.persist(|| calls.end(&session, outcome, Node::Tell)).await?;
+            }
+            Ok(released)
+        })
+        .await
+    }
+
+    fn leave_node(&self, session: &Session, outcome: Outcome, node: Node) {
+        let Some(address) = session.node_address() else { return };
+        self.nodes.unassign(&address, &session.call);
+        if node == Node::Tell {
+            let reason = format!("the session ended with {}", outcome.as_str());
+            // A node that is not connected here learns it when it presents the call again.
+            let _ = self.nodes.post(&address, ToNode::EndCall { call: session.call.clone(), outcome, reason });
+        }
+    }
+
+    /// The session has ended, so its slot must come free even if the store is away just now: a few tries in the
+    /// background, and the lease's own expiry behind them.
+    async fn free(&self, session: &Session) {
+        if self.slots.release(session.tenant, &session.call, session.lease).await.is_ok() {
+            return;
+        }
+        let (calls, tenant, call, lease) = (self.clone(), session.tenant, session.call.clone(), session.lease);
+        self.tasks.spawn(async move {
+            for attempt in 1..=5_u32 {
+                tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+                if calls.slots.release(tenant, &call, lease).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::warn!(call.id = %call, lease.id = %lease, "a slot could not be released and will run out");
+        });
+    }
+}

@@ -1,0 +1,141 @@
+//! The life of a call: admitted, hosted, driven, ended.
+//!
+//! The rooms below each keep one thing; here they are joined, one operation a file. Two orders hold throughout, so that
+//! a crash between any two steps leaves nothing that the sweep or a lease's expiry does not heal:
+//! - at the start: the lease, then the session (a lease without session runs out; the same call completes it);
+//! - at the end: the session, then the lease (the sweep frees what an ended session still holds). A release by the
+//!   lease's name is the exception: it must touch nothing unless the lease is the call's, so the slot comes first.
+
+mod admit;
+mod control;
+mod delete_agent;
+mod finish;
+mod node_events;
+mod node_stream;
+mod renew;
+mod session;
+mod sweep;
+mod usage;
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use tokio_util::task::TaskTracker;
+
+pub use self::{
+    admit::{Admission, Admit},
+    control::{Executed, Instruction},
+    node_stream::{NodeStream, Welcome},
+    session::Target,
+};
+use crate::{
+    admission::SlotStore,
+    agents::VoiceAgentStore,
+    control::{CommandBus, OperationStore},
+    domain::Env,
+    nodes::NodeRegistry,
+    sessions::SessionStore,
+    tenants::{TenantStore, TokenSigner},
+};
+
+/// Limits of calls.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallSettings {
+    /// Time that a node has to acknowledge a verb when the caller names no deadline, and at most
+    /// (default 10,000 ms: a transfer through a slow carrier answers within it).
+    pub verb_timeout_ms: u64,
+    /// How often a node is asked to send its heartbeat (default 3,000 ms: three of them fit into the shortest lease).
+    pub heartbeat_interval_ms: u64,
+    /// Life of a lease that a heartbeat renews (default 30,000 ms: how long a call outlives its node).
+    pub heartbeat_lease_ms: u64,
+    /// How often overdue sessions are looked for (default 2,000 ms).
+    pub sweep_interval_ms: u64,
+    /// How long the answer to an idempotency key is kept (default 24 h).
+    pub idempotency_hours: u64,
+}
+
+impl Default for CallSettings {
+    fn default() -> Self {
+        Self {
+            verb_timeout_ms: 10_000,
+            heartbeat_interval_ms: 3_000,
+            heartbeat_lease_ms: 30_000,
+            sweep_interval_ms: 2_000,
+            idempotency_hours: 24,
+        }
+    }
+}
+
+impl CallSettings {
+    const fn verb_timeout(&self) -> Duration {
+        Duration::from_millis(self.verb_timeout_ms)
+    }
+
+    const fn idempotency_memory(&self) -> Duration {
+        Duration::from_secs(self.idempotency_hours * 3_600)
+    }
+}
+
+/// What the operations stand on.
+#[derive(Debug)]
+pub struct Rooms {
+    pub agents: Arc<dyn VoiceAgentStore>,
+    pub tenants: Arc<dyn TenantStore>,
+    pub slots: Arc<dyn SlotStore>,
+    pub sessions: Arc<dyn SessionStore>,
+    pub operations: Arc<dyn OperationStore>,
+    pub bus: Arc<dyn CommandBus>,
+    pub nodes: Arc<NodeRegistry>,
+    pub tokens: Arc<TokenSigner>,
+    pub settings: CallSettings,
+    pub env: Env,
+}
+
+/// The operations on calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    rooms: Arc<Rooms>,
+    /// Work that must finish although its caller has gone; the shutdown waits for it.
+    tasks: TaskTracker,
+    /// The workers of the nodes' streams, which end after their streams.
+    workers: TaskTracker,
+}
+
+impl std::ops::Deref for Calls {
+    type Target = Rooms;
+
+    fn deref(&self) -> &Rooms {
+        &self.rooms
+    }
+}
+
+impl Calls {
+    pub fn new(rooms: Rooms) -> Self {
+        Self { rooms: Arc::new(rooms), tasks: TaskTracker::new(), workers: TaskTracker::new() }
+    }
+
+    /// Waits until nothing that a caller began is left undone.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Waits until all that the nodes said is worked off, once their streams have ended.
+    pub async fn worked_off(&self) {
+        self.workers.close();
+        self.workers.wait().await;
+        self.finished().await;
+    }
+
+    /// Runs `work` to its end, whatever becomes of the caller: the server drops a handler whose client has gone, and
+    /// half an operation is worse than one that nobody waits for.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = crate::domain::Result<T>> + Send + 'static,
+    ) -> crate::domain::Result<T> {
+        use tracing::Instrument as _;
+        let task = self.tasks.spawn(work.in_current_span());
+        task.await.map_err(crate::domain::Error::internal)?
+    }
+}

@@ -1,0 +1,122 @@
+//! What a node says of its calls, worked off to the end.
+//!
+//! Each stream has a worker of its own, in order, beside the stream: a slow database must not keep the node's heartbeats
+//! waiting, and what was said before the stream ended was said.
+
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use super::{Calls, finish::Node};
+use crate::{
+    control::Acknowledgement,
+    domain::{
+        Result,
+        ids::{CallId, OperationId},
+        node::{CallEvent, NodeAddress},
+        session::{Outcome, Session},
+        verb::{Destination, Transfer, Verb},
+        voice_agent::WsDisconnectAction,
+    },
+};
+
+/// Where a dropped WebSocket's caller goes under TRANSFER_TO_QUEUE, if the agent names no `transfer_destination`.
+const FALLBACK_QUEUE: &str = "default";
+/// Events that wait for the worker; a node that is further ahead waits with its stream.
+const QUEUE: usize = 4_096;
+
+/// One thing that a node said.
+#[derive(Debug, Clone)]
+pub(super) enum Told {
+    Event {
+        call: CallId,
+        event: CallEvent,
+    },
+    /// An acknowledgement that nobody waits for any more.
+    Late {
+        operation: OperationId,
+        answer: Acknowledgement,
+    },
+}
+
+impl Calls {
+    /// Starts the worker of a stream; it ends when the sender is gone and all is done.
+    pub(super) fn work_for(&self, address: NodeAddress) -> mpsc::Sender<Told> {
+        let (sender, mut queue) = mpsc::channel::<Told>(QUEUE);
+        let calls = self.clone();
+        let work = async move {
+            while let Some(told) = queue.recv().await {
+                let done = calls.persist(|| calls.note(&address, told.clone())).await;
+                if let Err(error) = done {
+                    tracing::error!(
+                        node.id = %address.node, node.said = ?told, error = &error as &dyn std::error::Error,
+                        "what a node said is lost"
+                    );
+                }
+            }
+        };
+        self.workers.spawn(work.in_current_span());
+        sender
+    }
+
+    async fn note(&self, from: &NodeAddress, told: Told) -> Result<()> {
+        match told {
+            Told::Event { call, event } => self.note_event(from, &call, event).await,
+            Told::Late { operation, answer } => self.acknowledge_late(from, operation, answer).await,
+        }
+    }
+
+    async fn note_event(&self, from: &NodeAddress, call: &CallId, event: CallEvent) -> Result<()> {
+        // The node's own calls alone: a call of another node is as good as unknown to this one.
+        let session = self.sessions.of_call(from.tenant, call).await?;
+        let ours = |session: &Session| session.is_active() && session.node_address().as_ref() == Some(from);
+        let Some(session) = session.filter(ours) else {
+            tracing::info!(call.id = %call, node.id = %from.node, "an event of a call that is not the node's");
+            return Ok(());
+        };
+        let now = self.env.now();
+        match event {
+            CallEvent::WsConnected => self.note_change(&session, |session| session.state.ws_connected = true).await,
+            CallEvent::Answered => {
+                self.note_change(&session, |session| session.answered_at = session.answered_at.or(Some(now))).await
+            }
+            CallEvent::PartyState { held, caller_muted, agent_muted } => {
+                self.note_change(&session, |session| {
+                    let state = &mut session.state;
+                    (state.held, state.caller_muted, state.agent_muted) = (held, caller_muted, agent_muted);
+                })
+                .await
+            }
+            // Turns are only ever added; a smaller count is an older one.
+            CallEvent::TurnCount(turns) => {
+                self.note_change(&session, |session| session.state.turn_count = session.state.turn_count.max(turns))
+                    .await
+            }
+            CallEvent::CallerHangup => self.finish(&session, Outcome::CallerHangup, Node::Knows).await.map(|_| ()),
+            CallEvent::WsDisconnected => {
+                self.note_change(&session, |session| session.state.ws_connected = false).await?;
+                self.ws_dropped(session).await
+            }
+            CallEvent::Error { code, message } => {
+                tracing::warn!(call.id = %call, node.code = code, node.message = message, "a node reports an error");
+                Ok(())
+            }
+        }
+    }
+
+    async fn note_change(&self, session: &Session, change: impl Fn(&mut Session)) -> Result<()> {
+        self.change_session(session, change).await.map(|_| ())
+    }
+
+    async fn ws_dropped(&self, session: Session) -> Result<()> {
+        match session.routing.ws_disconnect_action {
+            WsDisconnectAction::Hangup => self.finish(&session, Outcome::WsDisconnected, Node::Tell).await.map(|_| ()),
+            WsDisconnectAction::TransferToQueue => {
+                let fallback = || Destination::AgentQueue(FALLBACK_QUEUE.to_owned());
+                let destination = session.routing.transfer_destination.is_none().then(fallback);
+                let verb = Verb::from(Transfer { destination, metadata: serde_json::Map::new() });
+                self.carry_out_alone(session, verb);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! One media node's stream: what it says of its calls, and what follows from that.
+//!
+//! A heartbeat renews all leases of the node. A lease that is gone is told to the node (LeaseLost), a session that has ended
+//! likewise (EndCall): the node is never left with a call that nobody counts. A node that leaves keeps its calls until
+//! their leases run out, and takes them up again if it is back by then.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::{Calls, finish::Node, node_events::Told};
+use crate::{
+    control::Acknowledgement,
+    domain::{
+        Error, Result,
+        clock::Timestamp,
+        error::CredentialFault,
+        ids::{ApiKeyId, CallId, LeaseId, OperationId},
+        lease::{RENEW_MAX, Renewal, Renewed},
+        node::{CallEvent, Hello, LiveCall, NodeAddress, Postbox as _, ToNode},
+        principal::Principal,
+        session::{Outcome, Session},
+        tenant::Scope,
+    },
+    nodes::Connection,
+};
+
+/// A node's stream after its Hello.
+#[derive(Debug)]
+pub struct NodeStream {
+    calls: Calls,
+    connection: Connection,
+    key: ApiKeyId,
+    worker: mpsc::Sender<Told>,
+}
+
+/// The answer to a Hello.
+#[derive(Debug)]
+pub struct Welcome {
+    pub heartbeat_interval: Duration,
+    /// How long a call outlives its node.
+    pub reconnect_grace: Duration,
+    /// What became of the calls that the node presented.
+    pub fates: Vec<(CallId, Renewed)>,
+    pub now: Timestamp,
+}
+
+impl Calls {
+    /// Takes a node in, with the calls that it hosts already.
+    pub async fn connect_node(
+        &self,
+        principal: &Principal,
+        hello: Hello,
+    ) -> Result<(NodeStream, Welcome, mpsc::Receiver<ToNode>)> {
+        let Principal::Key(bearer) = principal else {
+            return Err(Error::ScopeRequired(Scope::NodesConnect));
+        };
+        if bearer.sandbox && !hello.sandbox {
+            return Err(Error::invalid("hello.sandbox", "must be true: the key is a sandbox key"));
+        }
+        let address = NodeAddress { tenant: bearer.tenant, sandbox: hello.sandbox, node: hello.node };
+        let worker = self.work_for(address.clone());
+        let (connection, inbox) = self.nodes.connect(address, hello.profile);
+        let stream = NodeStream { calls: self.clone(), connection, key: bearer.key, worker };
+        let fates = stream.adopt(hello.calls).await?;
+        let welcome = Welcome {
+            heartbeat_interval: Duration::from_millis(self.settings.heartbeat_interval_ms),
+            reconnect_grace: Duration::from_millis(self.settings.heartbeat_lease_ms),
+            fates,
+            now: self.env.now(),
+        };
+        let node = &stream.connection.address.node;
+        tracing::info!(node.id = %node, node.calls = welcome.fates.len(), "media node connected");
+        Ok((stream, welcome, inbox))
+    }
+}
+
+impl NodeStream {
+    pub fn address(&self) -> &NodeAddress {
+        &self.connection.address
+    }
+
+    /// False once another stream speaks for the node.
+    pub fn is_current(&self) -> bool {
+        self.connection.is_current()
+    }
+
+    /// Renews the leases of `live`, or of every call that is the node's if there are none.
+    pub async fn heartbeat(&self, live: Vec<LiveCall>) -> Result<()> {
+        if live.is_empty() {
+            let known = self.calls.nodes.calls(self.address());
+            let known = known.into_iter().map(|(call, lease)| LiveCall { call, lease }).collect();
+            self.renew(known).await?;
+        } else {
+            self.adopt(live).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings an acknowledgement to whoever waits for it, or into the record.
+    pub async fn command_result(&self, operation: OperationId, answer: Acknowledgement) {
+        if !self.calls.bus.acknowledge(self.address(), operation, answer.clone()) {
+            self.told(Told::Late { operation, answer }).await;
+        }
+    }
+
+    /// Takes note of what happened to a call.
+    pub async fn call_event(&self, call: CallId, event: CallEvent) {
+        if event == CallEvent::CallerHangup {
+            // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
+            self.calls.nodes.unassign(self.address(), &call);
+        }
+        self.told(Told::Event { call, event }).await;
+    }
+
+    /// Hands what the node said to the worker that does it, in order. Waits while that one is far behind.
+    async fn told(&self, told: Told) {
+        // The worker ends only when this stream does.
+        let _ = self.worker.send(told).await;
+    }
+
+    /// Waits until the stream's key opens nothing any more, and answers why: what was revoked or has expired does not keep
+    /// a stream that it opened before.
+    pub async fn shut_out(&self) -> Error {
+        loop {
+            tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
+            if let Err(error) = self.check_key().await {
+                return error;
+            }
+        }
+    }
+
+    /// While the database is away nothing is known against the key.
+    async fn check_key(&self) -> Result<()> {
+        let fault = match self.calls.tenants.key(self.key).await {
+            Ok(Some(key)) => key.check(self.calls.env.now()),
+            Ok(None) => Err(CredentialFault::Invalid),
+            Err(Error::Unavailable(..)) => Ok(()),
+            Err(error) => return Err(error),
+        };
+        fault.map_err(Error::Unauthenticated)
+    }
+
+    /// Takes up the calls that the node says it hosts, where their lease is what it says.
+    ///
+    /// A call whose session is not the one of that lease, or has ended, is not renewed, whatever the slot store says:
+    /// its lease is given back, and the node told.
+    async fn adopt(&self, live: Vec<LiveCall>) -> Result<Vec<(CallId, Renewed)>> {
+        let order: Vec<CallId> = live.iter().map(|live| live.call.clone()).collect();
+        let mut fates = HashMap::with_capacity(live.len());
+        let mut ours = Vec::with_capacity(live.len());
+        let address = self.address().clone();
+        for live in live {
+            let LiveCall { call, lease } = &live;
+            if self.calls.nodes.hosts(&address, call, *lease) {
+                ours.push(live);
+                continue;
+            }
+            let session = self.calls.sessions.of_call(address.tenant, call).await?;
+            let adopted = match session.filter(|session| session.lease == *lease && session.sandbox == address.sandbox)
+            {
+                Some(session) => {
+                    let host = |session: &mut Session| session.node = Some(address.node.clone());
+                    self.calls.change_session(&session, host).await?
+                }
+                None => None,
+            };
+            if adopted.is_some() {
+                self.calls.nodes.assign(&address, call, *lease);
+                ours.push(live);
+            } else {
+                fates.insert(call.clone(), self.disown(call, *lease).await?);
+            }
+        }
+        fates.extend(self.renew(ours).await?);
+        Ok(order.into_iter().filter_map(|call| fates.remove(&call).map(|fate| (call, fate))).collect())
+    }
+
+    /// The node presents a call that it may not host.
+    async fn disown(&self, call: &CallId, lease: LeaseId) -> Result<Renewed> {
+        let address = self.address();
+        let session = self.calls.sessions.of_call(address.tenant, call).await?;
+        let ended = session.filter(|session| session.lease == lease && !session.is_active());
+        match ended.and_then(|session| session.outcome) {
+            Some(outcome) => {
+                self.calls.slots.release(address.tenant, call, lease).await?;
+                let reason = "the session has ended".to_owned();
+                let _ = self.calls.nodes.post(address, ToNode::EndCall { call: call.clone(), outcome, reason });
+                Ok(Renewed::Released)
+            }
+            None => {
+                let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
+                Ok(Renewed::Lost)
+            }
+        }
+    }
+
+    async fn renew(&self, live: Vec<LiveCall>) -> Result<Vec<(CallId, Renewed)>> {
+        let ttl = Duration::from_millis(self.calls.settings.heartbeat_lease_ms);
+        let mut fates = Vec::with_capacity(live.len());
+        for batch in live.chunks(RENEW_MAX) {
+            let renewals: Vec<Renewal> =
+                batch.iter().map(|live| Renewal { call: live.call.clone(), lease: live.lease, ttl }).collect();
+            let renewed = self.calls.renew(self.address().tenant, &renewals).await?;
+            for (renewal, fate) in renewals.into_iter().zip(renewed) {
+                if !matches!(fate, Renewed::Renewed { .. }) {
+                    self.lose(&renewal.call, renewal.lease).await?;
+                }
+                fates.push((renewal.call, fate));
+            }
+        }
+        Ok(fates)
+    }
+
+    /// The node holds on to a call whose slot is gone: it is told, and the session ends if nobody ended it yet.
+    async fn lose(&self, call: &CallId, lease: LeaseId) -> Result<()> {
+        let address = self.address();
+        self.calls.nodes.unassign(address, call);
+        let session = self.calls.sessions.of_call(address.tenant, call).await?;
+        let ours = |session: &Session| session.lease == lease && session.node_address().as_ref() == Some(address);
+        if let Some(session) = session.filter(|session| session.is_active() && ours(session)) {
+            self.calls.finish(&session, Outcome::LeaseExpired, Node::Knows).await?;
+            let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
+            return Ok(());
+        }
+        self.disown(call, lease).await.map(|_| ())
+    }
+}
+
+impl Drop for NodeStream {
+    fn drop(&mut self) {
+        if self.connection.is_current() {
+            self.calls.bus.node_left(&self.connection.address);
+            tracing::info!(node.id = %self.connection.address.node, "media node disconnected");
+        }
+    }
+}

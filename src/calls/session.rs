@@ -1,0 +1,89 @@
+//! Reads and ends sessions at a caller's word.
+
+use super::{Calls, finish::Node};
+use crate::domain::{
+    Error, Result,
+    error::Resource,
+    ids::{CallId, SessionId},
+    principal::Principal,
+    session::{Outcome, Session},
+};
+
+/// A session, named by its own id or by its call's.
+#[derive(Debug, Clone)]
+pub enum Target {
+    Session(SessionId),
+    Call(CallId),
+}
+
+impl Target {
+    /// The answer to one that does not exist.
+    fn unknown(&self) -> Error {
+        match self {
+            Self::Session(id) => Error::not_found(Resource::Session, id),
+            Self::Call(call) => Error::not_found(Resource::Call, call),
+        }
+    }
+}
+
+impl Calls {
+    /// A callback token sees its own session alone, and whatever else it names as a call it is not bound to.
+    pub async fn session(&self, principal: &Principal, target: Target) -> Result<Session> {
+        let tenant = principal.tenant();
+        let session = match (&target, principal) {
+            // The token's own session, although its call may have a newer one by now.
+            (Target::Call(call), Principal::Call(bearer)) if *call == bearer.call => {
+                self.sessions.get(tenant, bearer.session).await?
+            }
+            (Target::Call(call), _) => self.sessions.of_call(tenant, call).await?,
+            (Target::Session(id), _) => self.sessions.get(tenant, *id).await?,
+        };
+        let Some(session) = session else { return Err(target.unknown()) };
+        if let Principal::Call(bearer) = principal
+            && bearer.session != session.id
+        {
+            return Err(Error::CallNotBoundToToken { call: session.call });
+        }
+        Ok(self.with_expiry(session).await)
+    }
+
+    /// The session with its lease's expiry as the slot store has it. The row's is as old as the last sweep, and will do
+    /// while the store is away.
+    async fn with_expiry(&self, session: Session) -> Session {
+        if !session.is_active() {
+            return session;
+        }
+        let leases = self.slots.leases(session.tenant, std::slice::from_ref(&session.call)).await;
+        match leases.ok().and_then(|mut leases| leases.pop().flatten()) {
+            Some(lease) if lease.id == session.lease => Session { lease_expires_at: lease.expires_at, ..session },
+            _ => session,
+        }
+    }
+
+    /// Ends the session, its slot and its node's part; one that has ended is answered as it ended.
+    pub async fn end_session(
+        &self,
+        principal: &Principal,
+        target: Target,
+        outcome: Option<Outcome>,
+    ) -> Result<Session> {
+        let session = self.session(principal, target.clone()).await?;
+        if principal.sandbox() && !session.sandbox {
+            // A sandbox key's hands do not reach a live call.
+            return Err(target.unknown());
+        }
+        let calls = self.clone();
+        self.to_the_end(async move {
+            let outcome = outcome.unwrap_or(Outcome::Completed);
+            let ended = calls.finish(&session, outcome, Node::Tell).await?;
+            match ended {
+                Some(ended) => Ok(ended),
+                None => {
+                    let now = calls.sessions.get(session.tenant, session.id).await?;
+                    now.ok_or_else(|| Error::not_found(Resource::Session, session.id))
+                }
+            }
+        })
+        .await
+    }
+}

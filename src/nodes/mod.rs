@@ -1,0 +1,216 @@
+//! The media nodes that are connected to this replica: who they are, what they carry, how to reach them.
+//!
+//! A [`Connection`] is one stream of one node. A node that connects again takes its name over: messages go to the
+//! newer stream, and the end of the older one changes nothing. Which calls are live is not decided here; `load` is a
+//! count for choosing a node, made of what was assigned and what the node reported.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::mpsc;
+
+use crate::domain::{
+    ids::{CallId, LeaseId, NodeId, TenantId},
+    node::{NodeAddress, NodeProfile, Postbox, ToNode, Unreachable},
+    voice_agent::Subprotocol,
+};
+
+/// Messages waiting for one node's stream. A node that does not read this many is as good as gone.
+const MAILBOX: usize = 1_024;
+
+#[derive(Debug, Default)]
+pub struct NodeRegistry {
+    nodes: Mutex<HashMap<NodeAddress, Entry>>,
+    streams: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    stream: u64,
+    profile: NodeProfile,
+    mailbox: mpsc::Sender<ToNode>,
+    calls: HashMap<CallId, LeaseId>,
+}
+
+/// Room that was taken for a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    pub node: NodeId,
+    /// Whether the call was not there before.
+    pub fresh: bool,
+}
+
+impl Entry {
+    fn has_room(&self) -> bool {
+        self.calls.len() < self.profile.capacity as usize
+    }
+}
+
+/// One stream of one node; leaving scope, it takes the node out of the registry unless a newer stream has its name.
+#[derive(Debug)]
+pub struct Connection {
+    registry: Arc<NodeRegistry>,
+    pub address: NodeAddress,
+    stream: u64,
+}
+
+impl NodeRegistry {
+    fn nodes(&self) -> std::sync::MutexGuard<'_, HashMap<NodeAddress, Entry>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the node in; its messages come out of the receiver, in order.
+    pub fn connect(
+        self: &Arc<Self>,
+        address: NodeAddress,
+        profile: NodeProfile,
+    ) -> (Connection, mpsc::Receiver<ToNode>) {
+        let (mailbox, inbox) = mpsc::channel(MAILBOX);
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        self.nodes().insert(address.clone(), Entry { stream, profile, mailbox, calls: HashMap::new() });
+        (Connection { registry: self.clone(), address, stream }, inbox)
+    }
+
+    /// Takes room on the least loaded connected node that fits and has some, in one step: of many calls at once each
+    /// finds the room that the others have left.
+    pub fn reserve(
+        &self,
+        tenant: TenantId,
+        sandbox: bool,
+        subprotocol: Subprotocol,
+        (call, lease): (&CallId, LeaseId),
+    ) -> Option<Room> {
+        let mut nodes = self.nodes();
+        let (address, entry) = nodes
+            .iter_mut()
+            .filter(|(address, _)| address.tenant == tenant && address.sandbox == sandbox)
+            .filter(|(_, entry)| entry.profile.subprotocol == subprotocol && entry.has_room())
+            // By share of capacity in use, compared without dividing; by name among equals, so that the choice is stable.
+            .min_by(|(a, x), (b, y)| {
+                let left = x.calls.len() as u64 * u64::from(y.profile.capacity);
+                let right = y.calls.len() as u64 * u64::from(x.profile.capacity);
+                left.cmp(&right).then_with(|| a.node.cmp(&b.node))
+            })?;
+        let fresh = entry.calls.insert(call.clone(), lease).is_none();
+        Some(Room { node: address.node.clone(), fresh })
+    }
+
+    /// Whether the call is counted as the node's.
+    pub fn hosts(&self, address: &NodeAddress, call: &CallId, lease: LeaseId) -> bool {
+        self.nodes().get(address).is_some_and(|entry| entry.calls.get(call) == Some(&lease))
+    }
+
+    /// The profile of a connected node.
+    pub fn profile(&self, address: &NodeAddress) -> Option<NodeProfile> {
+        self.nodes().get(address).map(|entry| entry.profile.clone())
+    }
+
+    /// Counts the call as the node's: its heartbeats renew the lease from now on.
+    pub fn assign(&self, address: &NodeAddress, call: &CallId, lease: LeaseId) {
+        if let Some(entry) = self.nodes().get_mut(address) {
+            entry.calls.insert(call.clone(), lease);
+        }
+    }
+
+    /// The call is the node's no longer.
+    pub fn unassign(&self, address: &NodeAddress, call: &CallId) {
+        if let Some(entry) = self.nodes().get_mut(address) {
+            entry.calls.remove(call);
+        }
+    }
+
+    pub fn calls(&self, address: &NodeAddress) -> Vec<(CallId, LeaseId)> {
+        let nodes = self.nodes();
+        let calls = nodes.get(address).map(|entry| entry.calls.iter());
+        calls.into_iter().flatten().map(|(call, lease)| (call.clone(), *lease)).collect()
+    }
+
+    pub fn connected(&self) -> usize {
+        self.nodes().len()
+    }
+
+    /// Tells every node, those with a full mailbox excepted.
+    pub fn broadcast(&self, message: &ToNode) {
+        for entry in self.nodes().values() {
+            let _ = entry.mailbox.try_send(message.clone());
+        }
+    }
+}
+
+impl Postbox for NodeRegistry {
+    fn post(&self, to: &NodeAddress, message: ToNode) -> Result<(), Unreachable> {
+        let nodes = self.nodes();
+        let entry = nodes.get(to).ok_or(Unreachable)?;
+        entry.mailbox.try_send(message).map_err(|_| Unreachable)
+    }
+}
+
+impl Connection {
+    /// Whether this stream still speaks for the node.
+    pub fn is_current(&self) -> bool {
+        self.registry.nodes().get(&self.address).is_some_and(|entry| entry.stream == self.stream)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut nodes = self.registry.nodes();
+        if nodes.get(&self.address).is_some_and(|entry| entry.stream == self.stream) {
+            nodes.remove(&self.address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Env, Timestamp, ids::VoiceAgentId};
+
+    fn profile(capacity: u32) -> NodeProfile {
+        NodeProfile { subprotocol: Subprotocol::AudioDrachtioOrg, capacity, version: "test".into() }
+    }
+
+    fn address(tenant: TenantId, name: &str) -> NodeAddress {
+        NodeAddress { tenant, sandbox: false, node: name.parse().expect("a node id") }
+    }
+
+    #[test]
+    fn the_least_loaded_node_that_fits_is_chosen() {
+        let (env, registry) = (Env::system(), Arc::new(NodeRegistry::default()));
+        let tenant = TenantId::new(&env);
+        let (_small, _s) = registry.connect(address(tenant, "small"), profile(1));
+        let (_large, _l) = registry.connect(address(tenant, "large"), profile(10));
+        let (_other, _o) = registry.connect(address(TenantId::new(&env), "other"), profile(99));
+        let lease = LeaseId::new(&env, VoiceAgentId::new(&env));
+        registry.assign(&address(tenant, "large"), &"a".parse().expect("a call id"), lease);
+        let reserve = |call: &str, sandbox| {
+            let call = call.parse().expect("a call id");
+            let node = registry.reserve(tenant, sandbox, Subprotocol::AudioDrachtioOrg, (&call, lease));
+            node.map(|room| room.node.to_string())
+        };
+        assert_eq!(reserve("b", true), None, "no sandbox node is connected");
+        assert_eq!(reserve("b", false).as_deref(), Some("small"));
+        assert_eq!(reserve("c", false).as_deref(), Some("large"), "small is full");
+    }
+
+    #[test]
+    fn an_older_stream_that_ends_does_not_take_the_newer_one_with_it() {
+        let (env, registry) = (Env::system(), Arc::new(NodeRegistry::default()));
+        let here = address(TenantId::new(&env), "node");
+        let (older, _o) = registry.connect(here.clone(), profile(1));
+        let (newer, mut inbox) = registry.connect(here.clone(), profile(1));
+        assert!(!older.is_current() && newer.is_current());
+        drop(older);
+        registry
+            .post(&here, ToNode::Drain { deadline: Timestamp::from_micros(0) })
+            .expect("the newer stream is reached");
+        assert!(inbox.try_recv().is_ok());
+        drop(newer);
+        assert_eq!(registry.post(&here, ToNode::Drain { deadline: Timestamp::from_micros(0) }), Err(Unreachable));
+    }
+}
