@@ -15,6 +15,7 @@ pub mod calls;
 pub mod control;
 pub mod db;
 pub mod domain;
+pub mod grpc;
 pub mod nodes;
 pub mod proto;
 pub mod sessions;

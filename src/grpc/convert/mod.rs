@@ -1,0 +1,74 @@
+//! Between the wire and the domain: decoding collects every fault, encoding cannot fail.
+
+pub(super) mod lease;
+pub(super) mod node;
+pub(super) mod session;
+pub(super) mod tenant;
+pub(super) mod value;
+pub(super) mod verb;
+pub(super) mod voice_agent;
+
+use std::str::FromStr;
+
+use crate::domain::violations::{Fault, Violations};
+
+/// Pairs the variants of a domain enum with those of its wire enum, both ways.
+macro_rules! wire_enum {
+    ($domain:ty, $wire:ty, { $($variant:ident),+ $(,)? }) => {
+        impl From<$domain> for $wire {
+            fn from(value: $domain) -> Self {
+                match value { $(<$domain>::$variant => Self::$variant),+ }
+            }
+        }
+
+        impl $crate::grpc::convert::WireEnum for $domain {
+            type Wire = $wire;
+
+            fn read(wire: $wire) -> Option<Self> {
+                match wire {
+                    $(<$wire>::$variant => Some(Self::$variant),)+
+                    <$wire>::Unspecified => None,
+                }
+            }
+        }
+    };
+}
+pub(super) use wire_enum;
+
+/// A domain enum whose wire enum has `UNSPECIFIED = 0` for its default.
+pub(super) trait WireEnum: Sized {
+    type Wire: TryFrom<i32>;
+
+    fn read(wire: Self::Wire) -> Option<Self>;
+}
+
+/// Reads an enum field: nothing where it is unspecified, a fault where the number is unknown.
+pub(super) fn read_enum<E: WireEnum>(field: &str, number: i32, faults: &mut Violations) -> Option<E> {
+    let known = E::Wire::try_from(number).map_err(|_| Fault::new("is not a value of the enum"));
+    faults.take(field, known).and_then(E::read)
+}
+
+/// As [`read_enum`], for a field that may be absent.
+pub(super) fn read_present_enum<E: WireEnum>(field: &str, number: Option<i32>, faults: &mut Violations) -> Option<E> {
+    number.and_then(|number| read_enum(field, number, faults))
+}
+
+/// Reads an id or another field that parses from text.
+pub(super) fn read<T: FromStr<Err = Fault>>(field: &str, text: &str, faults: &mut Violations) -> Option<T> {
+    let parsed = if text.is_empty() { Err(Fault::required()) } else { text.parse() };
+    faults.take(field, parsed)
+}
+
+/// As [`read`], where unset and empty mean that there is none.
+pub(super) fn read_optional<T: FromStr<Err = Fault>>(
+    field: &str,
+    text: Option<&str>,
+    faults: &mut Violations,
+) -> Option<T> {
+    text.filter(|text| !text.is_empty()).and_then(|text| read(field, text, faults))
+}
+
+/// Saturates: counts on the wire are signed.
+pub(super) fn number(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,198 @@
+//! The node stream on the wire.
+
+use secrecy::ExposeSecret as _;
+
+use super::{
+    lease::write_fate,
+    read, read_enum,
+    session::write_outcome,
+    value::{duration, object, timestamp},
+    voice_agent::write_routing,
+};
+use crate::{
+    calls::Welcome,
+    control::{Acknowledgement, Failure},
+    domain::{
+        Error, Result,
+        ids::{CallId, OperationId},
+        node::{Assignment, CallEvent, Command, Hello, LiveCall, NodeProfile, ToNode},
+        verb::{Destination, Verb},
+        violations::{Fault, Violations},
+        voice_agent::Subprotocol,
+    },
+    proto::v1::{self, control_message::Message as Control},
+};
+
+const CAPACITY_MAX: u32 = 100_000;
+/// Calls that one message presents: as many as fit into the largest message, whatever their ids.
+const LIVE_CALLS_MAX: usize = 2_000;
+/// Of a node's own words, in logs and answers.
+const WORDS_MAX_CHARS: usize = 500;
+
+pub(crate) fn read_hello(wire: v1::Hello) -> Result<Hello> {
+    let mut faults = Violations::default();
+    let node = read("node_id", &wire.node_id, &mut faults);
+    let subprotocol = read_enum("subprotocol", wire.subprotocol, &mut faults).unwrap_or(Subprotocol::AudioDrachtioOrg);
+    let capacity = u32::try_from(wire.capacity).ok().filter(|capacity| (1..=CAPACITY_MAX).contains(capacity));
+    let capacity = faults.take("capacity", capacity.ok_or_else(|| Fault::new(format!("must be 1 to {CAPACITY_MAX}"))));
+    let calls = read_live_calls(wire.calls, &mut faults);
+    let version = words(&wire.version);
+    let hello = (|| {
+        let profile = NodeProfile { subprotocol, capacity: capacity?, version };
+        Some(Hello { node: node?, sandbox: wire.sandbox, profile, calls })
+    })();
+    faults.into_result(hello).map_err(|faults| Error::from(faults).under("hello"))
+}
+
+fn read_live_calls(wire: Vec<v1::LiveCall>, faults: &mut Violations) -> Vec<LiveCall> {
+    if wire.len() > LIVE_CALLS_MAX {
+        faults.add("calls", Fault::new(format!("must have at most {LIVE_CALLS_MAX} entries")));
+        return Vec::new();
+    }
+    let read_one = |(index, live): (usize, v1::LiveCall)| {
+        let mut own = Violations::default();
+        let call = read("call_id", &live.call_id, &mut own);
+        let lease = read("lease_id", &live.lease_id, &mut own);
+        faults.absorb(&format!("calls[{index}]"), own);
+        call.zip(lease).map(|(call, lease)| LiveCall { call, lease })
+    };
+    wire.into_iter().enumerate().filter_map(read_one).collect()
+}
+
+pub(crate) fn read_heartbeat(wire: v1::Heartbeat) -> Result<Vec<LiveCall>> {
+    let mut faults = Violations::default();
+    let calls = read_live_calls(wire.calls, &mut faults);
+    Ok(faults.into_result(Some(calls))?)
+}
+
+pub(crate) fn read_command_result(wire: v1::CommandResult) -> Result<(OperationId, Acknowledgement)> {
+    use v1::command_result::Result as Wire;
+    let mut faults = Violations::default();
+    let operation = read("operation_id", &wire.operation_id, &mut faults);
+    let answer = faults.take("result", wire.result.ok_or_else(Fault::required));
+    let answer = answer.map(|answer| match answer {
+        Wire::Succeeded(_) => Ok(()),
+        Wire::Failed(failed) => Err(Failure { reason: words(&failed.reason), message: words(&failed.message) }),
+    });
+    Ok(faults.into_result(operation.zip(answer))?)
+}
+
+/// Nothing for an event that this release keeps no record of.
+pub(crate) fn read_call_event(wire: v1::CallEvent) -> Result<(CallId, Option<CallEvent>)> {
+    use v1::call_event::Event as Wire;
+    let mut faults = Violations::default();
+    let call = read("call_id", &wire.call_id, &mut faults);
+    let event = faults.take("event", wire.event.ok_or_else(Fault::required));
+    let event = event.map(|event| match event {
+        Wire::WsConnected(_) => Some(CallEvent::WsConnected),
+        Wire::WsDisconnected(_) => Some(CallEvent::WsDisconnected),
+        Wire::Answered(_) => Some(CallEvent::Answered),
+        Wire::CallerHangup(_) => Some(CallEvent::CallerHangup),
+        Wire::PartyState(state) => Some(CallEvent::PartyState {
+            held: state.held,
+            caller_muted: state.caller_muted,
+            agent_muted: state.agent_muted,
+        }),
+        Wire::TurnCount(count) => Some(CallEvent::TurnCount(u32::try_from(count.turns).unwrap_or(0))),
+        Wire::RecordingReady(_) => None,
+        Wire::Error(error) => Some(CallEvent::Error { code: words(&error.code), message: words(&error.message) }),
+    });
+    Ok(faults.into_result(call.zip(event))?)
+}
+
+/// What a node says in its own words, shortened and without control characters.
+fn words(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX_CHARS).collect()
+}
+
+pub(crate) fn write_welcome(welcome: &Welcome) -> v1::ControlMessage {
+    wrap(Control::Welcome(v1::Welcome {
+        heartbeat_interval: Some(duration(welcome.heartbeat_interval)),
+        reconnect_grace: Some(duration(welcome.reconnect_grace)),
+        leases: welcome.fates.iter().map(|(call, fate)| write_fate(call, *fate)).collect(),
+        server_time: Some(timestamp(welcome.now)),
+    }))
+}
+
+pub(crate) fn write(message: ToNode) -> v1::ControlMessage {
+    wrap(match message {
+        ToNode::CallAssigned(assignment) => Control::CallAssigned(write_assignment(&assignment)),
+        ToNode::Command(command) => Control::Command(write_command(command)),
+        ToNode::TokenRefresh { call, token, expires_at } => Control::TokenRefresh(v1::TokenRefresh {
+            call_id: call.to_string(),
+            callback_token: token,
+            expires_at: Some(timestamp(expires_at)),
+        }),
+        ToNode::LeaseLost { call, lease } => {
+            Control::LeaseLost(v1::LeaseLost { call_id: call.to_string(), lease_id: lease.to_string() })
+        }
+        ToNode::EndCall { call, outcome, reason } => {
+            Control::EndCall(v1::EndCall { call_id: call.to_string(), outcome: write_outcome(Some(outcome)), reason })
+        }
+        ToNode::Drain { deadline } => Control::Drain(v1::Drain { deadline: Some(timestamp(deadline)) }),
+    })
+}
+
+const fn wrap(message: Control) -> v1::ControlMessage {
+    v1::ControlMessage { message: Some(message) }
+}
+
+fn write_assignment(assignment: &Assignment) -> v1::CallAssigned {
+    let session = &assignment.session;
+    // The node that hosts the call always gets the agent's secret: it opens the WebSocket.
+    let secret = assignment.auth_token.as_ref().map(|secret| secret.expose_secret().to_owned());
+    v1::CallAssigned {
+        slot: Some(v1::Slot {
+            call_id: session.call.to_string(),
+            session_id: session.id.to_string(),
+            lease_id: session.lease.to_string(),
+            fence: session.fence,
+            expires_at: Some(timestamp(assignment.lease_expires_at)),
+            revision: session.agent_revision,
+            callback_token: assignment.token.clone(),
+            token_expires_at: Some(timestamp(assignment.token_expires_at)),
+            routing: Some(write_routing(&session.routing, secret)),
+            voice_agent_id: session.agent.to_string(),
+            node_id: session.node.as_ref().map(ToString::to_string),
+            ..v1::Slot::default()
+        }),
+        call_id: session.call.to_string(),
+        direction: v1::Direction::from(session.direction).into(),
+        sandbox: session.sandbox,
+        metadata: Some(object(&session.metadata)),
+    }
+}
+
+fn write_command(command: Command) -> v1::Command {
+    v1::Command {
+        operation_id: command.operation.to_string(),
+        call_id: command.call.to_string(),
+        deadline: Some(timestamp(command.deadline)),
+        fence: command.fence,
+        verb: write_verb(command.verb),
+    }
+}
+
+/// Nothing for a verb that no node ever receives.
+fn write_verb(verb: Verb) -> Option<v1::command::Verb> {
+    use v1::command::Verb as Wire;
+    Some(match verb {
+        Verb::GetCallState(_) => return None,
+        Verb::Hangup(hangup) => Wire::Hangup(v1::HangupCommand { metadata: Some(object(&hangup.metadata)) }),
+        Verb::Hold(hold) => Wire::Hold(v1::HoldCommand { moh_url: hold.moh_url }),
+        Verb::Unhold(_) => Wire::Unhold(v1::UnholdCommand {}),
+        Verb::Transfer(transfer) => Wire::Transfer(v1::TransferCommand {
+            destination: transfer.destination.map(write_destination),
+            metadata: Some(object(&transfer.metadata)),
+        }),
+    })
+}
+
+fn write_destination(destination: Destination) -> v1::transfer_command::Destination {
+    use v1::transfer_command::Destination as Wire;
+    match destination {
+        Destination::AgentQueue(name) => Wire::AgentQueue(name),
+        Destination::E164(number) => Wire::E164(number),
+        Destination::SipUri(uri) => Wire::SipUri(uri),
+    }
+}

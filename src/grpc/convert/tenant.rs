@@ -1,0 +1,75 @@
+//! Tenants and keys on the wire.
+
+use super::{
+    number, read_optional,
+    value::{read_timestamp, timestamp},
+};
+use crate::{
+    domain::{
+        Result,
+        ids::TenantId,
+        principal::Principal,
+        tenant::{ApiKey, ApiKeyDraft, Scope, Tenant, TenantDraft},
+        violations::{Fault, Violations},
+    },
+    proto::v1,
+};
+
+pub(crate) fn read_tenant(wire: Option<v1::Tenant>) -> Result<TenantDraft> {
+    let wire = wire.unwrap_or_default();
+    if wire.default_voice_agent_id.is_some_and(|id| !id.is_empty()) {
+        let fault = Fault::new("names an agent, and a new tenant has none");
+        return Err(Violations::from(("tenant.default_voice_agent_id", fault)).into());
+    }
+    Ok(TenantDraft { name: wire.name, default_ws_url: wire.default_ws_url, max_concurrent: wire.max_concurrent })
+}
+
+pub(crate) fn write_tenant(tenant: &Tenant) -> v1::Tenant {
+    v1::Tenant {
+        id: tenant.id.to_string(),
+        name: Some(tenant.name.clone()),
+        default_ws_url: tenant.default_ws_url.clone(),
+        default_voice_agent_id: tenant.default_voice_agent_id.map(|id| id.to_string()),
+        max_concurrent: Some(number(tenant.max_concurrent)),
+        created_at: Some(timestamp(tenant.created_at)),
+        updated_at: Some(timestamp(tenant.updated_at)),
+    }
+}
+
+pub(crate) fn read_tenant_id(text: Option<&str>, field: &str, principal: &Principal) -> Result<TenantId> {
+    let mut faults = Violations::default();
+    let id = read_optional(field, text, &mut faults).unwrap_or(principal.tenant());
+    Ok(faults.into_result(Some(id))?)
+}
+
+pub(crate) fn read_key(wire: v1::CreateApiKeyRequest, principal: &Principal) -> Result<(TenantId, ApiKeyDraft)> {
+    let mut faults = Violations::default();
+    let tenant = read_optional("tenant_id", wire.tenant_id.as_deref(), &mut faults).unwrap_or(principal.tenant());
+    let expires_at = faults.take("expires_at", wire.expires_at.map(read_timestamp).transpose());
+    let draft = ApiKeyDraft {
+        name: wire.name,
+        scopes: wire.scopes,
+        rate_limit_per_min: wire.rate_limit_per_min,
+        expires_at: expires_at.flatten(),
+        // What comes from inside the sandbox stays inside.
+        sandbox: wire.sandbox || principal.sandbox(),
+    };
+    Ok(faults.into_result(Some((tenant, draft)))?)
+}
+
+pub(crate) fn write_key(key: &ApiKey) -> v1::ApiKey {
+    v1::ApiKey {
+        id: key.id.to_string(),
+        tenant_id: key.tenant.to_string(),
+        name: key.name.clone(),
+        prefix: key.prefix.clone(),
+        scopes: key.scopes.iter().map(Scope::as_str).map(str::to_owned).collect(),
+        rate_limit_per_min: number(key.rate_limit_per_min),
+        expires_at: key.expires_at.map(timestamp),
+        last_used_at: key.last_used_at.map(timestamp),
+        created_at: Some(timestamp(key.created_at)),
+        revoked_at: key.revoked_at.map(timestamp),
+        sandbox: key.sandbox,
+        previous_secret_expires_at: None,
+    }
+}

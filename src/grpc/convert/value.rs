@@ -1,0 +1,148 @@
+//! Well-known types: times, durations and free-form objects.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use prost_types::{Struct, Value, value::Kind};
+use serde_json::{Map, Number, Value as Json};
+
+use crate::domain::{
+    clock::Timestamp,
+    violations::{Fault, Violations},
+};
+
+/// Bytes of a free-form object, as JSON.
+pub(crate) const OBJECT_MAX_BYTES: usize = 16 * 1024;
+/// Lists and objects inside each other: deep ones cost more than they say.
+const OBJECT_MAX_DEPTH: usize = 16;
+
+pub(crate) fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
+    let micros = moment.as_micros();
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0),
+    }
+}
+
+pub(crate) fn read_timestamp(wire: prost_types::Timestamp) -> Result<Timestamp, Fault> {
+    let in_range = (-62_135_596_800..=253_402_300_799).contains(&wire.seconds);
+    if !in_range || !(0..1_000_000_000).contains(&wire.nanos) {
+        return Err(Fault::new("must be a time from year 1 to 9999"));
+    }
+    Ok(Timestamp::from_micros(wire.seconds * 1_000_000 + i64::from(wire.nanos) / 1_000))
+}
+
+pub(crate) fn duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(span.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// A duration within bounds, or `default` where there is none.
+pub(crate) fn read_duration(
+    field: &str,
+    wire: Option<prost_types::Duration>,
+    (min, max): (Duration, Duration),
+    default: Duration,
+    faults: &mut Violations,
+) -> Duration {
+    let Some(wire) = wire else { return default };
+    let read = u64::try_from(wire.seconds).ok().zip(u32::try_from(wire.nanos).ok());
+    let span = read.filter(|(_, nanos)| *nanos < 1_000_000_000).map(|(secs, nanos)| Duration::new(secs, nanos));
+    match span.filter(|span| (min..=max).contains(span)) {
+        Some(span) => span,
+        None => {
+            faults.add(field, Fault::new(format!("must be {} s to {} s", min.as_secs(), max.as_secs())));
+            default
+        }
+    }
+}
+
+pub(crate) fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fault> {
+    let object = match wire {
+        Some(wire) => read_fields(wire, 0)?,
+        None => Map::new(),
+    };
+    let bytes = serde_json::to_vec(&object).map_or(usize::MAX, |json| json.len());
+    if bytes > OBJECT_MAX_BYTES {
+        return Err(Fault::new(format!("must be at most {OBJECT_MAX_BYTES} bytes as JSON")));
+    }
+    Ok(object)
+}
+
+fn read_fields(wire: Struct, depth: usize) -> Result<Map<String, Json>, Fault> {
+    let read_field = |(key, value): (String, Value)| {
+        // Neither database keeps a NUL in its JSON.
+        if key.contains('\0') {
+            return Err(Fault::new("must not contain a NUL character"));
+        }
+        Ok((key, read_value(value, depth + 1)?))
+    };
+    wire.fields.into_iter().map(read_field).collect()
+}
+
+fn read_value(wire: Value, depth: usize) -> Result<Json, Fault> {
+    if depth > OBJECT_MAX_DEPTH {
+        return Err(Fault::new(format!("must not be deeper than {OBJECT_MAX_DEPTH} levels")));
+    }
+    Ok(match wire.kind {
+        None | Some(Kind::NullValue(_)) => Json::Null,
+        Some(Kind::BoolValue(value)) => Json::Bool(value),
+        Some(Kind::NumberValue(value)) => {
+            Json::Number(Number::from_f64(value).ok_or_else(|| Fault::new("must not contain NaN or infinity"))?)
+        }
+        Some(Kind::StringValue(value)) if value.contains('\0') => {
+            return Err(Fault::new("must not contain a NUL character"));
+        }
+        Some(Kind::StringValue(value)) => Json::String(value),
+        Some(Kind::ListValue(list)) => {
+            Json::Array(list.values.into_iter().map(|value| read_value(value, depth + 1)).collect::<Result<_, _>>()?)
+        }
+        Some(Kind::StructValue(fields)) => Json::Object(read_fields(fields, depth)?),
+    })
+}
+
+pub(crate) fn object(json: &Map<String, Json>) -> Struct {
+    Struct { fields: json.iter().map(|(key, json)| (key.clone(), value(json))).collect::<BTreeMap<_, _>>() }
+}
+
+fn value(json: &Json) -> Value {
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or(f64::MAX)),
+        Json::String(value) => Kind::StringValue(value.clone()),
+        Json::Array(list) => Kind::ListValue(prost_types::ListValue { values: list.iter().map(value).collect() }),
+        Json::Object(fields) => Kind::StructValue(object(fields)),
+    };
+    Value { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_read_back_as_they_were_written() {
+        let json = serde_json::json!({"a": [1.5, null, true, {"b": "ü"}], "c": {}});
+        let map = json.as_object().expect("an object").clone();
+        assert_eq!(read_object(Some(object(&map))).expect("valid"), map);
+    }
+
+    #[test]
+    fn deep_large_and_impossible_objects_are_refused() {
+        let mut deep = Json::Null;
+        for _ in 0..=OBJECT_MAX_DEPTH {
+            deep = serde_json::json!({ "a": deep });
+        }
+        let deep = deep.as_object().expect("an object").clone();
+        let large = serde_json::json!({"a": "x".repeat(OBJECT_MAX_BYTES)}).as_object().expect("an object").clone();
+        let nul = serde_json::json!({"a": "\0"}).as_object().expect("an object").clone();
+        let nul_key = serde_json::json!({"a": {"\0": 1}}).as_object().expect("an object").clone();
+        for object_ in [deep, large, nul, nul_key] {
+            assert!(read_object(Some(object(&object_))).is_err());
+        }
+        let nan = Struct { fields: [("a".into(), Value { kind: Some(Kind::NumberValue(f64::NAN)) })].into() };
+        assert!(read_object(Some(nan)).is_err());
+    }
+}

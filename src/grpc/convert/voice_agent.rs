@@ -1,0 +1,128 @@
+//! Voice agents on the wire. `auth_token` is read and never written.
+
+use secrecy::SecretString;
+
+use super::{number, read_present_enum, value::timestamp, wire_enum};
+use crate::{
+    domain::{
+        session::Routing,
+        violations::{Fault, Violations},
+        voice_agent as domain,
+    },
+    proto::v1,
+};
+
+wire_enum!(domain::Status, v1::VoiceAgentStatus, { Active, Paused, Archived });
+wire_enum!(domain::TokenLifetime, v1::TokenLifetime, { ThirtyMinWithRefresh, WsSession });
+wire_enum!(domain::Subprotocol, v1::Subprotocol, { AudioDrachtioOrg, AudioJambonzOrg });
+wire_enum!(domain::WsDisconnectAction, v1::WsDisconnectAction, { Hangup, TransferToQueue });
+wire_enum!(domain::AudioEncoding, v1::AudioEncoding, { PcmS16le, Pcmu, Pcma });
+
+/// Paths of the message that the service alone writes.
+const READ_ONLY: [&str; 6] = ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at"];
+
+pub(crate) fn read_draft(wire: v1::VoiceAgent, faults: &mut Violations) -> domain::Draft {
+    if wire.behavior.is_some() {
+        // Kept back rather than dropped: what a caller sends is stored or refused.
+        faults.add("voice_agent.behavior", Fault::new("is not served by this release"));
+    }
+    domain::Draft {
+        name: wire.name,
+        ws_url: wire.ws_url,
+        auth_token: wire.auth_token.map(SecretString::from),
+        audio_format: wire.audio_format.map(|format| read_audio_format(format, faults)).unwrap_or_default(),
+        external_agent_id: wire.external_agent_id,
+        transfer_destination: wire.transfer_destination,
+        max_concurrent: wire.max_concurrent,
+        reserved_inbound: wire.reserved_inbound,
+        token_lifetime: read_present_enum("voice_agent.token_lifetime", wire.token_lifetime, faults),
+        subprotocol: read_present_enum("voice_agent.subprotocol", wire.subprotocol, faults),
+        ws_disconnect_action: read_present_enum("voice_agent.ws_disconnect_action", wire.ws_disconnect_action, faults),
+        metadata: wire.metadata,
+    }
+}
+
+fn read_audio_format(wire: v1::AudioFormat, faults: &mut Violations) -> domain::AudioFormatDraft {
+    domain::AudioFormatDraft {
+        encoding: read_present_enum("voice_agent.audio_format.encoding", wire.encoding, faults),
+        sample_rate_hz: wire.sample_rate_hz,
+        channels: wire.channels,
+        frame_ms: wire.frame_ms,
+    }
+}
+
+/// The fields that an update changes: those of the mask, or those that are present where there is none.
+pub(crate) fn read_mask(
+    mask: Option<prost_types::FieldMask>,
+    draft: &domain::Draft,
+    faults: &mut Violations,
+) -> Vec<domain::Field> {
+    let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else { return draft.present() };
+    if mask.paths.iter().any(|path| path == "*") {
+        if mask.paths.len() > 1 {
+            faults.add("update_mask", Fault::new("must not name other paths beside *"));
+        }
+        return domain::Field::ALL.to_vec();
+    }
+    let mut fields = Vec::new();
+    for path in &mask.paths {
+        let known = domain::Field::from_word(path).ok_or_else(|| match path.as_str() {
+            "id" | "etag" => Fault::read_only(),
+            "behavior" => Fault::new("is not served by this release"),
+            path if READ_ONLY.contains(&path) => Fault::read_only(),
+            _ => Fault::unknown(),
+        });
+        let shown: String = path.chars().take(100).collect();
+        fields.extend(faults.take(&format!("update_mask.{shown}"), known));
+    }
+    fields
+}
+
+pub(crate) fn write(agent: &domain::VoiceAgent) -> v1::VoiceAgent {
+    let spec = &agent.spec;
+    v1::VoiceAgent {
+        id: agent.id.to_string(),
+        tenant_id: agent.tenant.to_string(),
+        name: Some(spec.name.clone()),
+        ws_url: Some(spec.ws_url.clone()),
+        auth_token: None,
+        has_auth_token: spec.auth_token.is_some(),
+        audio_format: Some(write_audio_format(spec.audio_format)),
+        external_agent_id: spec.external_agent_id.clone(),
+        transfer_destination: spec.transfer_destination.clone(),
+        max_concurrent: Some(number(spec.max_concurrent)),
+        reserved_inbound: Some(number(spec.reserved_inbound)),
+        token_lifetime: Some(v1::TokenLifetime::from(spec.token_lifetime).into()),
+        subprotocol: Some(v1::Subprotocol::from(spec.subprotocol).into()),
+        ws_disconnect_action: Some(v1::WsDisconnectAction::from(spec.ws_disconnect_action).into()),
+        status: v1::VoiceAgentStatus::from(agent.status).into(),
+        metadata: spec.metadata.clone(),
+        behavior: None,
+        revision: agent.revision,
+        etag: agent.etag(),
+        created_at: Some(timestamp(agent.created_at)),
+        updated_at: Some(timestamp(agent.updated_at)),
+    }
+}
+
+fn write_audio_format(format: domain::AudioFormat) -> v1::AudioFormat {
+    v1::AudioFormat {
+        encoding: Some(v1::AudioEncoding::from(format.encoding).into()),
+        sample_rate_hz: Some(number(format.sample_rate_hz)),
+        channels: Some(i32::from(format.channels)),
+        frame_ms: Some(i32::from(format.frame_ms)),
+    }
+}
+
+/// `auth_token` is the caller's to decide: only some may see it.
+pub(crate) fn write_routing(routing: &Routing, auth_token: Option<String>) -> v1::Routing {
+    v1::Routing {
+        ws_url: routing.ws_url.clone(),
+        auth_token,
+        audio_format: Some(write_audio_format(routing.audio_format)),
+        subprotocol: v1::Subprotocol::from(routing.subprotocol).into(),
+        ws_disconnect_action: v1::WsDisconnectAction::from(routing.ws_disconnect_action).into(),
+        transfer_destination: routing.transfer_destination.clone(),
+        behavior: None,
+    }
+}

@@ -1,0 +1,277 @@
+//! What all RPCs share, in the order in which it happens: the limit on requests in flight, the credential, the scope,
+//! the deadline, the panic's catch; and around it all the span and the metrics.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::access;
+use crate::{
+    domain::{Error, Result, error::Dependency},
+    tenants::Authenticator,
+};
+
+/// Limits of RPCs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RpcSettings {
+    /// Unary requests in hand at once; more are answered OVERLOADED (default 4,096: some seconds of work, not minutes).
+    pub max_in_flight: usize,
+    /// Time for a unary request whose caller names no deadline, and at most (default 30,000 ms).
+    pub max_deadline_ms: u64,
+}
+
+impl Default for RpcSettings {
+    fn default() -> Self {
+        Self { max_in_flight: 4_096, max_deadline_ms: 30_000 }
+    }
+}
+
+/// When the caller stops waiting, less what the answer needs for its way.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// Until when a handler may work and still answer in its own words.
+    pub fn answer_by(self) -> Instant {
+        self.0.checked_sub(Duration::from_millis(10)).unwrap_or(self.0)
+    }
+}
+
+/// Stands in front of the handlers.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    authenticator: Authenticator,
+    in_flight: Semaphore,
+    settings: RpcSettings,
+    refusing: AtomicBool,
+}
+
+impl Gate {
+    pub fn new(authenticator: Authenticator, settings: RpcSettings) -> Self {
+        let in_flight = Semaphore::new(settings.max_in_flight);
+        Self { inner: Arc::new(Inner { authenticator, in_flight, settings, refusing: AtomicBool::new(false) }) }
+    }
+
+    /// Lets no new request in, and waits until those inside are answered.
+    pub async fn close(&self) {
+        self.inner.refusing.store(true, Ordering::Release);
+        let all = u32::try_from(self.inner.settings.max_in_flight).unwrap_or(u32::MAX);
+        // All permits back: nobody is inside. The semaphore itself is never closed.
+        let _ = self.inner.in_flight.acquire_many(all).await;
+    }
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, service: S) -> Gated<S> {
+        Gated { gate: self.inner.clone(), service }
+    }
+}
+
+/// A service behind the [`Gate`].
+#[derive(Debug, Clone)]
+pub struct Gated<S> {
+    gate: Arc<Inner>,
+    service: S,
+}
+
+impl<S> Service<Request<Body>> for Gated<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        if !path.starts_with("/voxgate.") {
+            // Health and reflection are for everyone.
+            return self.service.call(request).boxed();
+        }
+        let Some((rpc, access)) = access::of(path) else {
+            return std::future::ready(Ok(Status::from(Error::Unimplemented).into_http())).boxed();
+        };
+        let fresh = self.service.clone();
+        let service = std::mem::replace(&mut self.service, fresh);
+        let gate = self.gate.clone();
+        let span = tracing::info_span!("rpc", rpc.method = rpc, tenant.id = tracing::field::Empty);
+        async move {
+            let started = Instant::now();
+            let response = match gate.pass(service, request, access).await {
+                Ok(response) => response,
+                Err(error) => Status::from(error).into_http(),
+            };
+            measure(rpc, &response, started.elapsed());
+            Ok(response)
+        }
+        .instrument(span)
+        .boxed()
+    }
+}
+
+impl Inner {
+    async fn pass<S>(&self, service: S, mut request: Request<Body>, access: access::Access) -> Result<Response<Body>>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        if self.refusing.load(Ordering::Acquire) {
+            return Err(Error::Unavailable(Dependency::Replica, None));
+        }
+        // A stream would hold its permit for days; its connection is what is limited.
+        let streams = request.uri().path().ends_with("MediaNodeService/Connect");
+        let _permit = match streams {
+            true => None,
+            false => Some(self.in_flight.try_acquire().map_err(|_| Error::Unavailable(Dependency::Capacity, None))?),
+        };
+        let budget = self.budget(request.headers());
+        let work = async {
+            let principal = self.authenticator.authenticate(bearer(request.headers())).await?;
+            access.check(&principal)?;
+            tracing::Span::current().record("tenant.id", tracing::field::display(principal.tenant()));
+            request.extensions_mut().insert(principal);
+            request.extensions_mut().insert(Deadline(Instant::now() + budget));
+            in_our_words(answer(service, request).await)
+        };
+        let caught = AssertUnwindSafe(work).catch_unwind();
+        let outcome = match streams {
+            true => caught.await,
+            false => tokio::time::timeout(budget, caught).await.map_err(|_| Error::DeadlineExceeded)?,
+        };
+        outcome.unwrap_or_else(|panic| Err(Error::internal(panic_text(panic.as_ref()))))
+    }
+
+    /// What the caller gives us, less a little for the answer's way: it should hear from us before it gives up.
+    fn budget(&self, headers: &HeaderMap) -> Duration {
+        let most = Duration::from_millis(self.settings.max_deadline_ms);
+        let asked = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+        asked.map_or(most, |asked| {
+            let way = (asked / 20).clamp(Duration::from_millis(2), Duration::from_millis(50));
+            asked.saturating_sub(way).min(most)
+        })
+    }
+}
+
+async fn answer<S>(mut service: S, request: Request<Body>) -> Response<Body>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    match service.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// The library refuses some requests before they reach a handler, without the details that every error of ours has.
+fn in_our_words(response: Response<Body>) -> Result<Response<Body>> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.details().is_empty() => Err(match status.code() {
+            tonic::Code::Ok => return Ok(response),
+            tonic::Code::Unimplemented => Error::Unimplemented,
+            tonic::Code::OutOfRange => Error::invalid("request", "must be at most 262144 bytes"),
+            tonic::Code::Internal if status.message().contains("decode") => {
+                Error::invalid("request", "is not a message of this RPC")
+            }
+            _ => Error::internal(format!("a status without details: {status}")),
+        }),
+        _ => Ok(response),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credential) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+}
+
+/// A timeout as gRPC over HTTP/2 spells it: at most eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_hours(count)),
+        "M" => Some(Duration::from_mins(count)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a handler panicked: {}", text.unwrap_or("without a word"))
+}
+
+/// Unary failures end in their headers; a success, and whatever a stream ends with, counts as OK here.
+fn measure(rpc: &'static str, response: &Response<Body>, took: Duration) {
+    let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
+    metrics::counter!("voxgate_rpcs_total", "rpc" => rpc, "code" => code_name(code)).increment(1);
+    metrics::histogram!("voxgate_rpc_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
+    tracing::debug!(rpc.code = code_name(code), rpc.duration_ms = took.as_millis(), "rpc answered");
+}
+
+const fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_spells_them() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("99999999H"), Some(Duration::from_hours(99_999_999)));
+        for wrong in ["", "m", "1", "-1S", "1x", "123456789S", "1é"] {
+            assert_eq!(parse_timeout(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The wire: decode, call, encode.
+//!
+//! A handler is three moves. Everything that all RPCs share (credentials, deadlines, limits, panics, metrics) is in
+//! `layers`, who may call what in `access`, and what a failure looks like in `status`. An RPC that has no handler here
+//! answers UNIMPLEMENTED; `tests/it/rpc/unimplemented.rs` lists them.
+
+pub mod access;
+mod admission;
+mod convert;
+pub mod layers;
+mod nodes;
+mod sessions;
+pub mod status;
+mod tenants;
+mod voice_agents;
+
+use tonic::{Request, Status, service::Routes};
+
+use self::layers::Deadline;
+use crate::{
+    agents::VoiceAgents,
+    calls::Calls,
+    domain::{Error, principal::Principal},
+    proto::v1::{
+        admission_service_server::AdmissionServiceServer, media_node_service_server::MediaNodeServiceServer,
+        session_service_server::SessionServiceServer, tenant_service_server::TenantServiceServer,
+        voice_agent_service_server::VoiceAgentServiceServer,
+    },
+    tenants::Tenants,
+};
+
+/// Bytes of one message, either way.
+const MESSAGE_MAX_BYTES: usize = 256 * 1024;
+
+/// The five services.
+pub const SERVICES: [&str; 5] = [
+    "voxgate.v1.VoiceAgentService",
+    "voxgate.v1.AdmissionService",
+    "voxgate.v1.SessionService",
+    "voxgate.v1.MediaNodeService",
+    "voxgate.v1.TenantService",
+];
+
+/// What the handlers call.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub agents: VoiceAgents,
+    pub calls: Calls,
+    pub tenants: Tenants,
+    /// Ends the streams when the service shuts down: they never would by themselves.
+    pub closing: tokio_util::sync::CancellationToken,
+}
+
+impl Api {
+    /// The services, added to those that `routes` has already.
+    pub fn add_to(self, routes: Routes) -> Routes {
+        macro_rules! limited {
+            ($server:ident) => {
+                $server::new(self.clone())
+                    .max_decoding_message_size(MESSAGE_MAX_BYTES)
+                    .max_encoding_message_size(MESSAGE_MAX_BYTES)
+            };
+        }
+        routes
+            .add_service(limited!(VoiceAgentServiceServer))
+            .add_service(limited!(AdmissionServiceServer))
+            .add_service(limited!(SessionServiceServer))
+            .add_service(limited!(MediaNodeServiceServer))
+            .add_service(limited!(TenantServiceServer))
+    }
+}
+
+/// A request with what the layers found out about its caller.
+struct Incoming<T> {
+    principal: Principal,
+    deadline: Option<Deadline>,
+    message: T,
+}
+
+impl<T> Incoming<T> {
+    fn of(request: Request<T>) -> Result<Self, Status> {
+        let (_, mut extensions, message) = request.into_parts();
+        let principal = extensions.remove().ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
+        Ok(Self { principal, deadline: extensions.remove(), message })
+    }
+}

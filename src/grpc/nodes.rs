@@ -1,0 +1,135 @@
+//! `MediaNodeService`: one stream a node.
+//!
+//! What the node sends is worked off in order; what it is sent waits in its mailbox. A message that makes no sense ends
+//! the stream with the error that names its fields: a node that does not speak our language must not host calls.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, async_trait, codegen::BoxStream};
+use tracing::Instrument as _;
+
+use super::{
+    Api, Incoming,
+    convert::node::{read_call_event, read_command_result, read_heartbeat, read_hello, write, write_welcome},
+};
+use crate::{
+    calls::NodeStream,
+    domain::{
+        Error, Result as Answer,
+        error::Dependency,
+        node::ToNode,
+        principal::Principal,
+        violations::{Fault, Violations},
+    },
+    proto::v1::{self, media_node_service_server::MediaNodeService, node_message::Message},
+};
+
+/// A node says Hello within this time or is let go.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Messages on their way into the HTTP/2 stream; the mailbox behind is the real buffer.
+const OUTBOUND: usize = 16;
+
+type Outbound = mpsc::Sender<Result<v1::ControlMessage, Status>>;
+
+#[async_trait]
+impl MediaNodeService for Api {
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::NodeMessage>>,
+    ) -> Result<Response<BoxStream<v1::ControlMessage>>, Status> {
+        let Incoming { principal, message: mut inbound, .. } = Incoming::of(request)?;
+        let (outbound, stream) = mpsc::channel(OUTBOUND);
+        let api = self.clone();
+        let work = async move {
+            let served = api.serve_node(&principal, &mut inbound, &outbound).await;
+            if let Err(error) = served {
+                let _ = outbound.send(Err(error.into())).await;
+            }
+        };
+        tokio::spawn(work.in_current_span());
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+impl Api {
+    async fn serve_node(
+        &self,
+        principal: &Principal,
+        inbound: &mut Streaming<v1::NodeMessage>,
+        outbound: &Outbound,
+    ) -> Answer<()> {
+        let first = tokio::time::timeout(HELLO_WITHIN, inbound.message()).await.map_err(|_| Error::DeadlineExceeded)?;
+        let hello = match first {
+            Ok(Some(v1::NodeMessage { message: Some(Message::Hello(hello)) })) => hello,
+            Ok(_) => return Err(Error::invalid("hello", "must be the first message")),
+            Err(_) => return Err(Error::invalid("hello", "must be a message of at most 262144 bytes")),
+        };
+        let (node, welcome, mailbox) = self.calls.connect_node(principal, read_hello(hello)?).await?;
+        if outbound.send(Ok(write_welcome(&welcome))).await.is_err() {
+            return Ok(());
+        }
+        let deliver = deliver(mailbox, outbound);
+        let listen = self.listen(&node, inbound);
+        tokio::select! {
+            heard = listen => heard,
+            () = deliver => Ok(()),
+            refused = node.shut_out() => Err(refused),
+            () = self.closing.cancelled() => Err(Error::Unavailable(Dependency::Replica, None)),
+        }
+    }
+
+    async fn listen(&self, node: &NodeStream, inbound: &mut Streaming<v1::NodeMessage>) -> Answer<()> {
+        loop {
+            let message = match inbound.message().await {
+                Ok(Some(message)) => message.message,
+                Ok(None) => return Ok(()),
+                Err(status) => {
+                    tracing::info!(node.id = %node.address().node, status.code = ?status.code(), "stream broke off");
+                    return Ok(());
+                }
+            };
+            if !node.is_current() {
+                return Ok(());
+            }
+            let handled = handle(node, message).await;
+            match handled {
+                // The stores being away is no reason to lose the node: it will send its next heartbeat.
+                Err(error @ Error::Unavailable(..)) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a heartbeat could not renew");
+                }
+                other => other?,
+            }
+        }
+    }
+}
+
+async fn handle(node: &NodeStream, message: Option<Message>) -> Answer<()> {
+    match message {
+        Some(Message::Heartbeat(heartbeat)) => node.heartbeat(read_heartbeat(heartbeat)?).await,
+        Some(Message::CommandResult(result)) => {
+            let (operation, answer) = read_command_result(result)?;
+            node.command_result(operation, answer).await;
+            Ok(())
+        }
+        Some(Message::CallEvent(event)) => {
+            match read_call_event(event)? {
+                (call, Some(event)) => node.call_event(call, event).await,
+                (call, None) => tracing::info!(call.id = %call, "an event that this release keeps no record of"),
+            }
+            Ok(())
+        }
+        Some(Message::Hello(_)) => Err(Violations::from(("hello", Fault::new("must come once"))).into()),
+        None => Err(Violations::from(("message", Fault::required())).into()),
+    }
+}
+
+/// Brings the mailbox to the stream, until one of them closes.
+async fn deliver(mut mailbox: mpsc::Receiver<ToNode>, outbound: &Outbound) {
+    while let Some(message) = mailbox.recv().await {
+        if outbound.send(Ok(write(message))).await.is_err() {
+            return;
+        }
+    }
+}

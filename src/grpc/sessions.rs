@@ -1,0 +1,72 @@
+//! `SessionService`.
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    Api, Incoming,
+    convert::{
+        read,
+        session::{read_outcome, write, write_operation},
+    },
+};
+use crate::{
+    calls::Target,
+    domain::{
+        Error, Result as Answer,
+        ids::OperationId,
+        violations::{Fault, Violations},
+    },
+    proto::v1::{
+        self, end_session_request::Target as EndTarget, get_session_request::Target as GetTarget,
+        session_service_server::SessionService,
+    },
+};
+
+#[async_trait]
+impl SessionService for Api {
+    async fn get_session(&self, request: Request<v1::GetSessionRequest>) -> Result<Response<v1::Session>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let target = message.target.map(|target| match target {
+            GetTarget::SessionId(id) => (Some(id), None),
+            GetTarget::CallId(call) => (None, Some(call)),
+        });
+        let session = self.calls.session(&principal, read_target(target)?).await?;
+        Ok(Response::new(write(&session)))
+    }
+
+    async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::Session>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let target = message.target.map(|target| match target {
+            EndTarget::SessionId(id) => (Some(id), None),
+            EndTarget::CallId(call) => (None, Some(call)),
+        });
+        let mut faults = Violations::default();
+        let outcome = read_outcome(message.outcome, &mut faults);
+        let outcome = faults.into_result(Some(outcome)).map_err(Error::from)?;
+        let session = self.calls.end_session(&principal, read_target(target)?, outcome).await?;
+        Ok(Response::new(write(&session)))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let mut faults = Violations::default();
+        let id: Option<OperationId> = read("operation_id", &message.operation_id, &mut faults);
+        let id = faults.into_result(id).map_err(Error::from)?;
+        let operation = self.calls.operation(&principal, id).await?;
+        Ok(Response::new(write_operation(&operation)))
+    }
+}
+
+/// A session, named by one of its two ids.
+fn read_target(target: Option<(Option<String>, Option<String>)>) -> Answer<Target> {
+    let mut faults = Violations::default();
+    let target = match target {
+        Some((Some(id), _)) => read("session_id", &id, &mut faults).map(Target::Session),
+        Some((None, Some(call))) => read("call_id", &call, &mut faults).map(Target::Call),
+        Some((None, None)) | None => faults.take("target", Err(Fault::new("session_id or call_id is required"))),
+    };
+    Ok(faults.into_result(target)?)
+}
