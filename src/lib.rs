@@ -16,6 +16,7 @@ pub mod control;
 pub mod db;
 pub mod domain;
 pub mod grpc;
+pub mod node_sim;
 pub mod nodes;
 pub mod proto;
 pub mod sessions;

@@ -1,0 +1,295 @@
+//! The calls that the node hosts, and the commands it has been given for them.
+//!
+//! A command is carried out when it arrives and at most once: its answer is remembered by operation. Answers that no
+//! stream has taken yet wait here, so that a reconnected node still delivers them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use super::{Policy, memory::Memory, verbs};
+use crate::{
+    domain::{Env, Timestamp},
+    proto::v1::{
+        CallAssigned, Command, CommandFailed, CommandResult, CommandSucceeded, EndCall, LeaseLost, LeaseRenewalResult,
+        LeaseState, LiveCall, MonitorMode, TokenRefresh, command_result::Result as Answer,
+    },
+};
+
+/// One hosted call.
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of a call, not states of one machine")]
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    pub(super) lease_id: String,
+    pub(super) session_id: String,
+    pub(super) fence: i64,
+    /// What a real node passes to the AI service.
+    pub(super) token: SecretString,
+    pub(super) held: bool,
+    pub(super) caller_muted: bool,
+    pub(super) agent_muted: bool,
+    pub(super) recording_paused: bool,
+    pub(super) conference: Option<Conference>,
+    /// By the call that is listened to.
+    pub(super) monitors: BTreeMap<String, Monitor>,
+}
+
+#[derive(Debug)]
+pub(super) struct Conference {
+    pub(super) id: String,
+    /// Destination by member.
+    pub(super) members: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Monitor {
+    pub(super) mode: MonitorMode,
+    pub(super) barged: bool,
+}
+
+/// Whether the call goes on after a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Goes,
+    Over,
+}
+
+#[derive(Debug)]
+pub(super) struct Calls {
+    env: Env,
+    policy: Policy,
+    hosted: BTreeMap<String, Call>,
+    memory: Memory,
+    /// Due in this order, since each waits equally long.
+    answers: VecDeque<(Instant, CommandResult)>,
+    /// By how much the service's clock is ahead, in microseconds: deadlines are by the service's clock.
+    clock_skew_us: i64,
+}
+
+impl Calls {
+    pub(super) fn new(env: Env, policy: Policy) -> Self {
+        Self {
+            env,
+            policy,
+            hosted: BTreeMap::new(),
+            memory: Memory::default(),
+            answers: VecDeque::new(),
+            clock_skew_us: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.hosted.len()
+    }
+
+    pub(super) fn live(&self) -> Vec<LiveCall> {
+        let live = |(id, call): (&String, &Call)| LiveCall { call_id: id.clone(), lease_id: call.lease_id.clone() };
+        self.hosted.iter().map(live).collect()
+    }
+
+    pub(super) fn set_service_time(&mut self, now: Timestamp) {
+        self.clock_skew_us = now.as_micros().saturating_sub(self.env.now().as_micros());
+    }
+
+    /// Takes the call in. True if it is new, or has a new lease and so starts afresh.
+    pub(super) fn assign(&mut self, assigned: CallAssigned) -> bool {
+        let slot = assigned.slot.unwrap_or_default();
+        let token = SecretString::from(slot.callback_token);
+        if let Some(known) = self.hosted.get_mut(&assigned.call_id).filter(|call| call.lease_id == slot.lease_id) {
+            known.token = token;
+            return false;
+        }
+        tracing::info!(call.id = assigned.call_id, session.id = slot.session_id, "the node hosts a call");
+        let call =
+            Call { lease_id: slot.lease_id, session_id: slot.session_id, fence: slot.fence, token, ..Call::default() };
+        self.hosted.insert(assigned.call_id, call);
+        true
+    }
+
+    pub(super) fn refresh_token(&mut self, refresh: TokenRefresh) {
+        if let Some(call) = self.hosted.get_mut(&refresh.call_id) {
+            call.token = SecretString::from(refresh.callback_token);
+            tracing::info!(call.id = refresh.call_id, session.id = call.session_id, "the call has a new token");
+        }
+    }
+
+    /// Drops the calls whose lease the service no longer knows.
+    pub(super) fn settle(&mut self, fates: &[LeaseRenewalResult]) {
+        for fate in fates {
+            if matches!(fate.state(), LeaseState::Lost | LeaseState::Released) {
+                self.drop_call(&fate.call_id, "its lease was gone at reconnect");
+            }
+        }
+    }
+
+    /// A call that has a newer lease goes on by that one.
+    pub(super) fn lose(&mut self, lost: &LeaseLost) {
+        if self.hosted.get(&lost.call_id).is_some_and(|call| call.lease_id == lost.lease_id) {
+            self.drop_call(&lost.call_id, "its lease is lost");
+        }
+    }
+
+    pub(super) fn end(&mut self, end: &EndCall) {
+        self.drop_call(&end.call_id, &end.reason);
+    }
+
+    fn drop_call(&mut self, call_id: &str, reason: &str) {
+        if let Some(call) = self.hosted.remove(call_id) {
+            tracing::info!(call.id = call_id, session.id = call.session_id, reason, "the node dropped a call");
+        }
+    }
+
+    /// Carries `command` out, unless it came before, and keeps the answer until it is due.
+    pub(super) fn command(&mut self, command: Command, ack_delay: Duration) {
+        let operation_id = command.operation_id.clone();
+        let answer = match self.memory.answer_to(&operation_id) {
+            Some(first) => first,
+            None if self.policy == Policy::Ignore => {
+                tracing::info!(call.id = command.call_id, operation.id = operation_id, "a command is ignored");
+                return;
+            }
+            None => self.execute_once(command),
+        };
+        let result = CommandResult { operation_id, result: Some(answer) };
+        self.answers.push_back((Instant::now() + ack_delay, result));
+    }
+
+    fn execute_once(&mut self, command: Command) -> Answer {
+        let (operation_id, call_id) = (command.operation_id.clone(), command.call_id.clone());
+        let answer = match self.execute(command) {
+            Ok(succeeded) => {
+                tracing::info!(call.id = call_id, operation.id = operation_id, "a command was carried out");
+                Answer::Succeeded(succeeded)
+            }
+            Err(failed) => {
+                let reason = &failed.reason;
+                tracing::info!(call.id = call_id, operation.id = operation_id, reason, "a command was refused");
+                Answer::Failed(failed)
+            }
+        };
+        self.memory.keep(operation_id, answer.clone());
+        answer
+    }
+
+    fn execute(&mut self, command: Command) -> Result<CommandSucceeded, CommandFailed> {
+        if self.policy == Policy::Reject {
+            return Err(verbs::failed("NODE_REJECTED", "this node rejects every command"));
+        }
+        if let Some(deadline) = command.deadline
+            && timestamp(&deadline).as_micros() < self.env.now().as_micros().saturating_add(self.clock_skew_us)
+        {
+            return Err(verbs::failed("OPERATION_PENDING", "the command arrived after its deadline"));
+        }
+        let call = self
+            .hosted
+            .get_mut(&command.call_id)
+            .ok_or_else(|| verbs::failed("INVALID_CALL_STATE", "this node does not host the call"))?;
+        if command.fence < call.fence {
+            return Err(verbs::failed("LEASE_LOST", "the node knows a newer lease of the call"));
+        }
+        let verb = command.verb.ok_or_else(|| verbs::failed("UNKNOWN_VERB", "the node does not know this verb"))?;
+        let (succeeded, after) = verbs::execute(call, verb, &self.env)?;
+        if after == After::Over {
+            self.drop_call(&command.call_id, "a command ended it");
+        }
+        Ok(succeeded)
+    }
+
+    /// When the next answer is due, if there is one.
+    pub(super) fn next_answer_at(&self) -> Option<Instant> {
+        self.answers.front().map(|(due, _)| *due)
+    }
+
+    pub(super) fn take_due_answer(&mut self) -> Option<CommandResult> {
+        self.answers.pop_front_if(|(due, _)| *due <= Instant::now()).map(|(_, answer)| answer)
+    }
+}
+
+pub(super) fn timestamp(wire: &prost_types::Timestamp) -> Timestamp {
+    Timestamp::from_micros(wire.seconds.saturating_mul(1_000_000).saturating_add(i64::from(wire.nanos / 1_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::{HangupCommand, HoldCommand, Slot, command::Verb};
+
+    fn hosting_one_call(policy: Policy) -> Calls {
+        let mut calls = Calls::new(Env::system(), policy);
+        let slot = Slot { lease_id: "lse_1".into(), fence: 7, ..Slot::default() };
+        assert!(calls.assign(CallAssigned { slot: Some(slot), call_id: "call-1".into(), ..CallAssigned::default() }));
+        calls
+    }
+
+    fn command(operation: &str, verb: Verb) -> Command {
+        Command { operation_id: operation.into(), call_id: "call-1".into(), deadline: None, fence: 7, verb: Some(verb) }
+    }
+
+    fn answer(calls: &mut Calls, command: Command) -> Answer {
+        calls.command(command, Duration::ZERO);
+        calls.take_due_answer().expect("an answer").result.expect("a result")
+    }
+
+    fn reason(answer: Answer) -> String {
+        match answer {
+            Answer::Failed(failed) => failed.reason,
+            Answer::Succeeded(_) => "SUCCEEDED".into(),
+        }
+    }
+
+    #[test]
+    fn a_command_that_comes_again_is_answered_alike_and_carried_out_once() {
+        let mut calls = hosting_one_call(Policy::Accept);
+        let hold = command("op_1", Verb::Hold(HoldCommand::default()));
+        let first = answer(&mut calls, hold.clone());
+        assert_eq!(answer(&mut calls, hold), first, "the same operation");
+        assert_eq!(reason(first), "SUCCEEDED");
+        let again = command("op_2", Verb::Hold(HoldCommand::default()));
+        assert_eq!(reason(answer(&mut calls, again)), "INVALID_CALL_STATE", "another operation on a held call");
+    }
+
+    #[test]
+    fn a_command_of_an_older_fence_or_past_its_deadline_is_not_begun() {
+        let mut calls = hosting_one_call(Policy::Accept);
+        let stale = Command { fence: 6, ..command("op_1", Verb::Hangup(HangupCommand::default())) };
+        assert_eq!(reason(answer(&mut calls, stale)), "LEASE_LOST");
+        let deadline = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+        let late = Command { deadline, ..command("op_2", Verb::Hangup(HangupCommand::default())) };
+        assert_eq!(reason(answer(&mut calls, late)), "OPERATION_PENDING");
+        assert_eq!(calls.len(), 1);
+    }
+
+    #[test]
+    fn a_hangup_drops_the_call_and_a_lost_lease_only_its_own() {
+        let mut calls = hosting_one_call(Policy::Accept);
+        calls.lose(&LeaseLost { call_id: "call-1".into(), lease_id: "lse_0".into() });
+        assert_eq!(calls.len(), 1, "the lease that was lost is an older one");
+        answer(&mut calls, command("op_1", Verb::Hangup(HangupCommand::default())));
+        assert_eq!(calls.len(), 0);
+    }
+
+    #[test]
+    fn policies_reject_or_ignore_and_change_nothing() {
+        let mut rejecting = hosting_one_call(Policy::Reject);
+        let hangup = command("op_1", Verb::Hangup(HangupCommand::default()));
+        assert_eq!(reason(answer(&mut rejecting, hangup.clone())), "NODE_REJECTED");
+        let mut ignoring = hosting_one_call(Policy::Ignore);
+        ignoring.command(hangup, Duration::ZERO);
+        assert!(ignoring.take_due_answer().is_none());
+        assert_eq!((rejecting.len(), ignoring.len()), (1, 1));
+    }
+
+    #[test]
+    fn calls_whose_lease_is_gone_at_reconnect_are_dropped() {
+        let mut calls = hosting_one_call(Policy::Accept);
+        let fate = |state| LeaseRenewalResult { call_id: "call-1".into(), state, expires_at: None };
+        calls.settle(&[fate(LeaseState::Renewed.into()), fate(LeaseState::Readmitted.into())]);
+        assert_eq!(calls.len(), 1);
+        calls.settle(&[fate(LeaseState::Lost.into())]);
+        assert_eq!(calls.len(), 0);
+    }
+}

@@ -1,0 +1,136 @@
+//! A simulated media node: a client of `MediaNodeService.Connect` that hosts calls without any audio.
+//!
+//! It speaks the public protocol and nothing else, so it is what a real node's author can read, and what tests drive
+//! verbs through. Its calls live in [`calls`] and outlast a lost stream; [`stream`] is one stream's life. It connects again,
+//! with growing and jittered delay, until it is stopped. Deliberately absent: sockets to AI services, audio, SIP.
+
+mod calls;
+mod delay;
+mod memory;
+mod stream;
+mod verbs;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code,
+    metadata::{Ascii, MetadataValue},
+    transport::Endpoint,
+};
+
+use self::{calls::Calls, delay::Delay, stream::Ended};
+use crate::{domain::Env, proto::v1};
+
+/// A partition is noticed after both together; without them a half-dead connection is never given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who the node is, and how it behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Such as `http://127.0.0.1:50051`.
+    pub endpoint: String,
+    /// An API key with `nodes:connect`.
+    pub key: SecretString,
+    pub node_id: String,
+    pub subprotocol: v1::Subprotocol,
+    /// A sandbox node is given the calls of sandbox keys and no others.
+    pub sandbox: bool,
+    /// Calls it can host at once.
+    pub capacity: i32,
+    pub behavior: Behaviour,
+}
+
+/// What the node does with commands.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Behaviour {
+    /// Between carrying a command out and acknowledging it.
+    pub ack_delay: Duration,
+    pub policy: Policy,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Carries out what the call's state allows.
+    #[default]
+    Accept,
+    /// Refuses every command with reason `NODE_REJECTED` and carries out none.
+    Reject,
+    /// Neither carries out nor acknowledges: a node that hangs.
+    Ignore,
+}
+
+/// Runs the node until `stop`. An error is one that trying again cannot mend: a malformed option, or a first
+/// Hello that was refused for what it said.
+pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let endpoint = endpoint(&options)?;
+    let authorization = authorization(&options.key)?;
+    let env = Env::system();
+    let mut node = Node { calls: Calls::new(env.clone(), options.behavior.policy), options, env };
+    let mut delay = Delay::default();
+    let mut was_welcomed = false;
+    loop {
+        let life = stream::live(&mut node, &endpoint, authorization.clone());
+        let ended = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            ended = life => ended,
+        };
+        was_welcomed |= ended.was_welcomed;
+        if !was_welcomed && ended.is_refusal() {
+            return Err(ended.why.into_error()).context("the service refused the node");
+        }
+        // A stream that ended well was replaced by another of the same name: two such nodes must not spin.
+        if ended.was_welcomed && !ended.was_replaced() {
+            delay.reset();
+        }
+        let wait = delay.next(&node.env);
+        tracing::info!(
+            node.id = node.options.node_id, node.calls = node.calls.len(), wait_ms = wait.as_millis(),
+            reason = %ended.why, "the node's stream ended; it will connect again"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// What outlasts a stream.
+#[derive(Debug)]
+struct Node {
+    options: Options,
+    calls: Calls,
+    env: Env,
+}
+
+impl Ended {
+    /// Whether the same Hello would be refused again.
+    fn is_refusal(&self) -> bool {
+        let code = self.why.code();
+        matches!(
+            code,
+            Some(Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented)
+        )
+    }
+}
+
+fn endpoint(options: &Options) -> anyhow::Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(options.endpoint.clone()).context("the endpoint is not a URL")?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+fn authorization(key: &SecretString) -> anyhow::Result<MetadataValue<Ascii>> {
+    let mut value: MetadataValue<Ascii> =
+        format!("Bearer {}", key.expose_secret()).parse().context("the key is not visible ASCII")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
