@@ -12,6 +12,8 @@
 pub mod admission;
 pub mod agents;
 pub mod calls;
+pub mod cli;
+pub mod config;
 pub mod control;
 pub mod db;
 pub mod domain;
@@ -19,5 +21,7 @@ pub mod grpc;
 pub mod node_sim;
 pub mod nodes;
 pub mod proto;
+pub mod server;
 pub mod sessions;
+pub mod telemetry;
 pub mod tenants;

@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{CONFIG_VARIABLE, Config, KEY_VARIABLE, LogFormat},
+    domain::{
+        clock::Timestamp,
+        tenant::{ApiKeyDraft, Scope, TenantDraft},
+    },
+    node_sim, proto,
+    server::{self, Service, Stores, Tools},
+    telemetry,
+};
+
+/// The gRPC control plane that a voice platform trusts with its live calls.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    /// A TOML file; the environment wins over it.
+    #[arg(long, global = true, env = CONFIG_VARIABLE)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything on the embedded default, with a demo tenant, a key and a simulated node (what no command does).
+    Dev,
+    /// The production service, on Postgres and Redis.
+    Serve,
+    /// Bring the database's schema up to this version.
+    Migrate,
+    /// Tenants.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// API keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// A simulated media node on a running service.
+    NodeSim(NodeSim),
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Create a tenant; prints its id and its name.
+    Create {
+        #[arg(long)]
+        name: String,
+        /// Where calls go that name no voice agent.
+        #[arg(long)]
+        default_ws_url: Option<String>,
+        /// Cap over all of its voice agents; 0 means none.
+        #[arg(long)]
+        max_concurrent: Option<i32>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Create an API key; prints its secret, this once.
+    Create {
+        /// The tenant's id or name.
+        #[arg(long)]
+        tenant: String,
+        #[arg(long)]
+        name: String,
+        /// Separated by commas, or `all`.
+        #[arg(long, value_delimiter = ',')]
+        scopes: Vec<String>,
+        /// A `vg_test_` key, whose calls only ever reach sandbox nodes.
+        #[arg(long)]
+        sandbox: bool,
+        #[arg(long)]
+        rate_limit_per_min: Option<i32>,
+        /// RFC 3339, such as 2027-01-31T12:00:00Z.
+        #[arg(long)]
+        expires_at: Option<Timestamp>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct NodeSim {
+    /// An API key with `nodes:connect`.
+    #[arg(long, env = KEY_VARIABLE, hide_env_values = true)]
+    key: SecretString,
+    /// The service; absent: at `VOXGATE_GRPC_ADDR`.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    endpoint: Option<String>,
+    #[arg(long, default_value = "sim-1")]
+    node_id: String,
+    /// Carry the calls of sandbox keys, and no others.
+    #[arg(long)]
+    sandbox: bool,
+    /// Calls it hosts at once.
+    #[arg(long, default_value_t = 100)]
+    capacity: i32,
+    /// Speak audio.jambonz.org instead of audio.drachtio.org.
+    #[arg(long)]
+    jambonz: bool,
+    /// What it does with verbs.
+    #[arg(long, value_enum, default_value = "accept")]
+    verbs: Verbs,
+    /// Milliseconds between carrying a verb out and acknowledging it.
+    #[arg(long, default_value_t = 0)]
+    ack_delay_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Verbs {
+    Accept,
+    Reject,
+    Ignore,
+}
+
+impl Cli {
+    pub async fn run(self) -> anyhow::Result<()> {
+        // Set and empty counts as unset, as with every other variable.
+        let file = self.config.as_deref().filter(|file| !file.as_os_str().is_empty());
+        let config = Config::load(file)?;
+        let command = self.command.unwrap_or(Command::Dev);
+        let format = if matches!(command, Command::Serve) { LogFormat::Json } else { LogFormat::Text };
+        telemetry::log_to_stderr(&config.log, config.log_format.unwrap_or(format))?;
+        match command {
+            Command::Dev => server::dev(config, telemetry::record_metrics()?, stop_signal()?).await,
+            Command::Serve => {
+                let (stores, metrics) = (Stores::production(&config)?, telemetry::record_metrics()?);
+                let service = Service::bind(config, stores, metrics, [0, 0, 0, 0]).await?;
+                tracing::info!(grpc.addr = %service.grpc_addr()?, admin.addr = %service.admin_addr()?, "starting");
+                service.run(stop_signal()?).await
+            }
+            Command::Migrate => Tools::new(&config)?.migrate().await,
+            Command::Tenant(command) => tenant(&config, command).await,
+            Command::Key(command) => key(&config, command).await,
+            Command::NodeSim(options) => node_sim::run(options.on(&config), stop_signal()?).await,
+        }
+    }
+}
+
+async fn tenant(config: &Config, command: TenantCommand) -> anyhow::Result<()> {
+    let TenantCommand::Create { name, default_ws_url, max_concurrent } = command;
+    let draft = TenantDraft { name: Some(name), default_ws_url, max_concurrent };
+    let tenant = Tools::new(config)?.create_tenant(draft).await?;
+    say(&format!("{} {}", tenant.id, tenant.name))
+}
+
+async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
+    let KeyCommand::Create { tenant, name, scopes, sandbox, rate_limit_per_min, expires_at } = command;
+    let all = || Scope::ALL.iter().map(|scope| scope.as_str().to_owned()).collect();
+    let scopes = if scopes == ["all"] { all() } else { scopes };
+    let draft = ApiKeyDraft { name, scopes, rate_limit_per_min, expires_at, sandbox };
+    let secret = Tools::new(config)?.create_key(&tenant, draft).await?;
+    say(secret.reveal())
+}
+
+impl NodeSim {
+    fn on(self, config: &Config) -> node_sim::Options {
+        let addr = config.grpc_addr.unwrap_or(([127, 0, 0, 1], 50_051).into());
+        node_sim::Options {
+            endpoint: self.endpoint.unwrap_or_else(|| format!("http://{addr}")),
+            key: self.key,
+            node_id: self.node_id,
+            subprotocol: if self.jambonz {
+                proto::v1::Subprotocol::AudioJambonzOrg
+            } else {
+                proto::v1::Subprotocol::AudioDrachtioOrg
+            },
+            sandbox: self.sandbox,
+            capacity: self.capacity,
+            behavior: node_sim::Behaviour {
+                ack_delay: std::time::Duration::from_millis(self.ack_delay_ms),
+                policy: match self.verbs {
+                    Verbs::Accept => node_sim::Policy::Accept,
+                    Verbs::Reject => node_sim::Policy::Reject,
+                    Verbs::Ignore => node_sim::Policy::Ignore,
+                },
+            },
+        }
+    }
+}
+
+/// What a command answers goes to stdout, alone.
+fn say(line: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// Cancelled by SIGTERM or Ctrl-C.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,239 @@
+//! Configuration: defaults, then the file, then the environment.
+//!
+//! A key of the file that is not one of ours is an error, so that a misspelt limit is not a silent default. Secrets
+//! redact themselves. Limits live in one struct a concern, beside the code that they limit.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment,
+    providers::{Env, Format as _, Toml},
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::{admission::RedisSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings};
+
+/// The variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";
+/// The variable that holds the API key of `voxgate node-sim`.
+pub const KEY_VARIABLE: &str = "VOXGATE_KEY";
+
+/// The variables that set a key of the file, by that key. All others are left alone.
+const VARIABLES: [(&str, &str); 7] = [
+    ("VOXGATE_GRPC_ADDR", "grpc_addr"),
+    ("VOXGATE_ADMIN_ADDR", "admin_addr"),
+    ("VOXGATE_DATA_DIR", "data_dir"),
+    ("VOXGATE_DATABASE_URL", "database_url"),
+    ("VOXGATE_REDIS_URL", "redis_url"),
+    ("VOXGATE_LOG", "log"),
+    ("VOXGATE_LOG_FORMAT", "log_format"),
+];
+
+/// Of connections, streams and requests: far beyond one process, and what a semaphore counts on every machine.
+const COUNT_MAX: u64 = 1_000_000;
+/// Of every interval and timeout: a longer one is a slip of the unit.
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+const YEAR_HOURS: u64 = 366 * 24;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Limits of the listener.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenSettings {
+    /// Connections at once; more are closed at accept (default 10,000: each idle one costs some 16 KiB).
+    pub max_connections: usize,
+    /// Requests at once on one connection (default 200; the library's own default has no limit).
+    pub max_streams_per_connection: u32,
+    /// From accept to the last byte of the HTTP/2 preface (default 5,000 ms: some retransmissions); a connection that
+    /// says nothing is closed then, since it counts.
+    pub handshake_timeout_ms: u64,
+    /// How often an idle connection is asked whether it lives (default 20,000 ms): a partition that closes no socket
+    /// is found out within this and `keepalive_timeout_ms`.
+    pub keepalive_interval_ms: u64,
+    /// How long the answer may take (default 10,000 ms).
+    pub keepalive_timeout_ms: u64,
+    /// From NOT_SERVING to refusing work, so that balancers look away first (default 2,000 ms; none under `dev`).
+    pub drain_notice_ms: u64,
+    /// From refusing work to the end of the process, whatever is still running (default 20,000 ms).
+    pub drain_cap_ms: u64,
+}
+
+impl Default for ListenSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_streams_per_connection: 200,
+            handshake_timeout_ms: 5_000,
+            keepalive_interval_ms: 20_000,
+            keepalive_timeout_ms: 10_000,
+            drain_notice_ms: 2_000,
+            drain_cap_ms: 20_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where gRPC is served; absent: 127.0.0.1:50051 under `dev`, 0.0.0.0:50051 under `serve`.
+    pub grpc_addr: Option<SocketAddr>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served; absent: port 9090 of the same addresses.
+    pub admin_addr: Option<SocketAddr>,
+    /// Where the embedded default keeps its files.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// `postgres://…`, for `serve` and the one-off commands.
+    pub database_url: Option<SecretString>,
+    /// `redis://…`, for `serve`.
+    pub redis_url: Option<SecretString>,
+    /// Which log lines, as `tracing-subscriber` filters them (default `info`).
+    #[serde(default = "default_log")]
+    pub log: String,
+    /// Absent: text under `dev` and at the command line, JSON under `serve`.
+    pub log_format: Option<LogFormat>,
+    #[serde(default)]
+    pub listen: ListenSettings,
+    #[serde(default)]
+    pub rpc: RpcSettings,
+    #[serde(default)]
+    pub calls: CallSettings,
+    #[serde(default)]
+    pub database: PoolSettings,
+    #[serde(default)]
+    pub redis: RedisSettings,
+}
+
+fn default_data_dir() -> PathBuf {
+    PathBuf::from("./voxgate-data")
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+impl Config {
+    /// Reads `file` if there is one, then the environment.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            anyhow::ensure!(file.is_file(), "the configuration file {} does not exist", file.display());
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        for (variable, key) in VARIABLES {
+            // `raw` reads one variable whole; an empty one counts as not set.
+            let value = Env::raw().only(&[variable]).iter().next().map(|(_, value)| value);
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                figment = figment.merge((key, value));
+            }
+        }
+        let config: Self = figment.extract()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
+    fn validate(&self) -> anyhow::Result<()> {
+        let Self { listen, rpc, calls, database, redis, .. } = self;
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let limits = [
+            ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
+            ("listen.max_streams_per_connection", listen.max_streams_per_connection.into(), 1..=COUNT_MAX),
+            ("listen.handshake_timeout_ms", listen.handshake_timeout_ms, 1..=DAY_MS),
+            ("listen.keepalive_interval_ms", listen.keepalive_interval_ms, 1..=DAY_MS),
+            ("listen.keepalive_timeout_ms", listen.keepalive_timeout_ms, 1..=DAY_MS),
+            ("listen.drain_notice_ms", listen.drain_notice_ms, 0..=DAY_MS),
+            ("listen.drain_cap_ms", listen.drain_cap_ms, 0..=DAY_MS),
+            ("rpc.max_in_flight", count(rpc.max_in_flight), 1..=COUNT_MAX),
+            ("rpc.max_deadline_ms", rpc.max_deadline_ms, 1..=DAY_MS),
+            ("calls.verb_timeout_ms", calls.verb_timeout_ms, 1..=DAY_MS),
+            ("calls.heartbeat_interval_ms", calls.heartbeat_interval_ms, 1..=DAY_MS),
+            ("calls.heartbeat_lease_ms", calls.heartbeat_lease_ms, 1..=DAY_MS),
+            ("calls.sweep_interval_ms", calls.sweep_interval_ms, 1..=DAY_MS),
+            ("calls.idempotency_hours", calls.idempotency_hours, 1..=YEAR_HOURS),
+            ("database.max_connections", count(database.max_connections), 1..=COUNT_MAX),
+            ("database.acquire_timeout_ms", database.acquire_timeout_ms, 1..=DAY_MS),
+            ("database.statement_timeout_ms", database.statement_timeout_ms, 1..=DAY_MS),
+            ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
+            ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
+        ];
+        let faults: Vec<_> = limits
+            .iter()
+            .filter(|(_, value, range)| !range.contains(value))
+            .map(|(key, value, range)| format!("{key} must be from {} to {}, not {value}", range.start(), range.end()))
+            .collect();
+        anyhow::ensure!(faults.is_empty(), "the configuration is refused: {}", faults.join("; "));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> anyhow::Result<Config> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        Config::load(Some(file.path()))
+    }
+
+    #[test]
+    fn keys_that_are_not_ours_are_refused_by_name() {
+        for text in ["grpc_adr = '127.0.0.1:1'", "[calls]\nsweep = 1", "[listen]\nmax = 1", "[redis]\nx = 1"] {
+            let error = load(text).expect_err("refused").to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_sets_limits_and_leaves_the_others_at_their_defaults() {
+        let config = load("data_dir = '/tmp/x'\n[calls]\nsweep_interval_ms = 7").expect("valid");
+        assert_eq!((config.calls.sweep_interval_ms, config.calls.verb_timeout_ms), (7, 10_000));
+        assert_eq!(config.data_dir, Path::new("/tmp/x"));
+    }
+
+    #[test]
+    fn limits_that_cannot_work_are_refused_by_name_and_all_at_once() {
+        let text = format!(
+            "[listen]\nmax_connections = 0\nmax_streams_per_connection = 0\nkeepalive_interval_ms = 0\n\
+             drain_cap_ms = {most}\n[rpc]\nmax_in_flight = {most}\n[calls]\nsweep_interval_ms = 0\n\
+             idempotency_hours = {most}\n[database]\nmax_connections = 0\n[redis]\ncommand_timeout_ms = 0",
+            most = i64::MAX
+        );
+        let error = load(&text).expect_err("refused").to_string();
+        for key in [
+            "listen.max_connections must be from 1 to 1000000, not 0",
+            "listen.max_streams_per_connection must",
+            "listen.keepalive_interval_ms must",
+            "listen.drain_cap_ms must be from 0 to 86400000, not 9223372036854775807",
+            "rpc.max_in_flight must",
+            "calls.sweep_interval_ms must",
+            "calls.idempotency_hours must",
+            "database.max_connections must",
+            "redis.command_timeout_ms must",
+        ] {
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        assert_eq!(error.matches(" must be ").count(), 9, "{error}");
+    }
+
+    #[test]
+    fn the_defaults_are_within_their_limits() {
+        load("").expect("valid");
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let config = load("database_url = 'postgres://u:hunter2@h/d'").expect("valid");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

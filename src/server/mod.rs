@@ -1,0 +1,325 @@
+//! The composition root: concrete back-ends are chosen here and nowhere else.
+//!
+//! Order of a start: stores, the token key (waited for while the database is away), listeners, readiness. Order of a
+//! stop: NOT_SERVING, a moment for balancers to look away, no new work and the end of streams, a cap, exit.
+
+mod admin;
+mod bootstrap;
+mod connections;
+mod streams;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::{LayerExt as _, Routes},
+    transport::Server,
+};
+use tonic_health::{
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
+use tower::layer::util::{Identity, Stack};
+
+pub use self::bootstrap::{Tools, dev};
+use crate::{
+    admission::{MemorySlotStore, RedisSlotStore, SlotStore},
+    agents::{SqlVoiceAgentStore, VoiceAgents},
+    calls::{Calls, Rooms},
+    config::{Config, ListenSettings},
+    control::{MemoryBus, SqlOperationStore},
+    db::Database,
+    domain::{Env, clock::SystemClock, node::ToNode},
+    grpc::{Api, SERVICES, layers::Gate},
+    nodes::NodeRegistry,
+    proto::DESCRIPTOR_SET,
+    sessions::SqlSessionStore,
+    tenants::{Authenticator, SqlTenantStore, TenantStore, Tenants, TokenKey, TokenSigner},
+};
+
+/// How often health looks at the stores.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+
+/// The two homes of state.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    pub database: Database,
+    pub slots: Arc<dyn SlotStore>,
+}
+
+impl Stores {
+    /// SQLite in the data folder, and slots in this process.
+    pub fn embedded(config: &Config) -> anyhow::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        // One that is there already has the mode that its owner chose.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.data_dir)
+            .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
+        let database = Database::sqlite(&config.data_dir.join("voxgate.db"))?;
+        let slots = Arc::new(MemorySlotStore::new(Arc::new(SystemClock)));
+        Ok(Self { database, slots })
+    }
+
+    /// Postgres and Redis.
+    pub fn production(config: &Config) -> anyhow::Result<Self> {
+        let (database, redis) = match (&config.database_url, &config.redis_url) {
+            (Some(database), Some(redis)) => (database, redis),
+            (database, redis) => {
+                let missing = [("VOXGATE_DATABASE_URL", database), ("VOXGATE_REDIS_URL", redis)];
+                let names: Vec<_> =
+                    missing.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+                anyhow::bail!("serve needs {}; for a service without servers run `voxgate dev`", names.join(" and "))
+            }
+        };
+        Self::at(database, redis, config)
+    }
+
+    fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
+            slots: Arc::new(RedisSlotStore::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?),
+        })
+    }
+}
+
+/// A service that is about to start.
+#[derive(Debug)]
+pub struct Service {
+    config: Config,
+    stores: Stores,
+    metrics: PrometheusHandle,
+    grpc: TcpListener,
+    admin: TcpListener,
+    nodes: Arc<NodeRegistry>,
+}
+
+impl Service {
+    /// Takes its ports.
+    pub async fn bind(
+        config: Config,
+        stores: Stores,
+        metrics: PrometheusHandle,
+        host: [u8; 4],
+    ) -> anyhow::Result<Self> {
+        let grpc = listen("VOXGATE_GRPC_ADDR", config.grpc_addr.unwrap_or((host, 50_051).into())).await?;
+        let admin = listen("VOXGATE_ADMIN_ADDR", config.admin_addr.unwrap_or((host, 9_090).into())).await?;
+        Ok(Self { config, stores, metrics, grpc, admin, nodes: Arc::default() })
+    }
+
+    pub fn grpc_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.grpc.local_addr()?)
+    }
+
+    pub fn admin_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.admin.local_addr()?)
+    }
+
+    /// The media nodes that are connected, also once it runs.
+    pub fn nodes(&self) -> Arc<NodeRegistry> {
+        self.nodes.clone()
+    }
+
+    /// Serves until `stop`, and then until what is in hand is done.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, stores, metrics, grpc, admin, nodes } = self;
+        let (closing, admin_stop) = (CancellationToken::new(), CancellationToken::new());
+        let readiness = admin::Readiness::new(stores.clone(), closing.clone());
+        let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics, admin_stop.clone()));
+
+        let tenants: Arc<dyn TenantStore> = Arc::new(SqlTenantStore::new(stores.database.clone()));
+        if let Some(key) = token_key(&tenants, &stop).await {
+            let (api, gate) = assemble(&config, &stores, &tenants, &nodes, &key, &closing);
+            let calls = api.calls.clone();
+            let (reporter, health) = tonic_health::server::health_reporter();
+            let routes = routes(api, health, &closing)?;
+            let handshake = Duration::from_millis(config.listen.handshake_timeout_ms);
+            let incoming = connections::limited(grpc, config.listen.max_connections, handshake);
+            let server = transport(&config.listen, gate.clone()).add_routes(routes);
+            let mut server =
+                tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
+            let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
+            let watch =
+                tokio::spawn(report_health(reporter.clone(), readiness.clone(), nodes.clone(), closing.clone()));
+            readiness.started();
+
+            tokio::select! {
+                () = stop.cancelled() => {}
+                ended = &mut server => {
+                    ended??;
+                    anyhow::bail!("the server ended by itself");
+                }
+            }
+            announce_drain(&config.listen, &readiness, &reporter, &nodes).await;
+            let in_hand = async {
+                // The nodes' streams come last: a verb in hand needs its node's answer.
+                gate.close().await;
+                calls.finished().await;
+                closing.cancel();
+                server.await??;
+                calls.worked_off().await;
+                sweep.await?;
+                anyhow::Ok(watch.await?)
+            };
+            let cap = Duration::from_millis(config.listen.drain_cap_ms);
+            match tokio::time::timeout(cap, in_hand).await {
+                Ok(done) => done?,
+                Err(_) => tracing::warn!(drain.cap_ms = cap.as_millis(), "not all work was done within the cap"),
+            }
+            closing.cancel();
+        }
+        admin_stop.cancel();
+        admin.await??;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Tells balancers and nodes, and gives them time to look away.
+async fn announce_drain(
+    listen: &ListenSettings,
+    readiness: &admin::Readiness,
+    reporter: &HealthReporter,
+    nodes: &NodeRegistry,
+) {
+    tracing::info!("draining");
+    readiness.draining();
+    for service in SERVICES.iter().chain([&""]) {
+        set(reporter, service, false).await;
+    }
+    let deadline = Env::system().now().plus(Duration::from_millis(listen.drain_notice_ms + listen.drain_cap_ms));
+    nodes.broadcast(&ToNode::Drain { deadline });
+    tokio::time::sleep(Duration::from_millis(listen.drain_notice_ms)).await;
+}
+
+async fn sweep(calls: Calls, closing: CancellationToken) {
+    calls.sweep_until(closing).await;
+}
+
+fn assemble(
+    config: &Config,
+    stores: &Stores,
+    tenants: &Arc<dyn TenantStore>,
+    nodes: &Arc<NodeRegistry>,
+    key: &TokenKey,
+    closing: &CancellationToken,
+) -> (Api, Gate) {
+    let env = Env::system();
+    let tokens = Arc::new(TokenSigner::new(key, env.clone()));
+    let agents = Arc::new(SqlVoiceAgentStore::new(stores.database.clone()));
+    let authenticator = Authenticator::new(tenants.clone(), tokens.clone(), env.clone());
+    let calls = Calls::new(Rooms {
+        agents: agents.clone(),
+        tenants: tenants.clone(),
+        slots: stores.slots.clone(),
+        sessions: Arc::new(SqlSessionStore::new(stores.database.clone())),
+        operations: Arc::new(SqlOperationStore::new(stores.database.clone())),
+        bus: Arc::new(MemoryBus::new(nodes.clone())),
+        nodes: nodes.clone(),
+        tokens,
+        settings: config.calls.clone(),
+        env: env.clone(),
+    });
+    let api = Api {
+        agents: VoiceAgents::new(agents, env.clone()),
+        calls,
+        tenants: Tenants::new(tenants.clone(), env),
+        closing: closing.clone(),
+    };
+    (api, Gate::new(authenticator, config.rpc.clone()))
+}
+
+fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {
+    let end = streams::EndStreams(closing.clone());
+    let routes = Routes::new(end.named_layer(health))
+        .add_service(end.named_layer(reflection_v1()?))
+        .add_service(end.named_layer(reflection_v1alpha()?));
+    Ok(api.add_to(routes))
+}
+
+fn transport(listen: &ListenSettings, gate: Gate) -> Server<Stack<Gate, Identity>> {
+    Server::builder()
+        .max_concurrent_streams(listen.max_streams_per_connection)
+        .http2_max_local_error_reset_streams(Some(1_024))
+        .http2_keepalive_interval(Some(Duration::from_millis(listen.keepalive_interval_ms)))
+        .http2_keepalive_timeout(Some(Duration::from_millis(listen.keepalive_timeout_ms)))
+        .layer(gate)
+}
+
+async fn listen(name: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{name}: {addr} cannot be listened on"))
+}
+
+/// The key that signs callback tokens: no token can be made or read without it, so the service waits for the database.
+async fn token_key(tenants: &Arc<dyn TenantStore>, stop: &CancellationToken) -> Option<TokenKey> {
+    let proposed = TokenKey::generate(&Env::system());
+    loop {
+        match tenants.token_key(&proposed).await {
+            Ok(key) => return Some(key),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "waiting for the database (was `voxgate migrate` run?)"
+            ),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+/// Tells the standard health service what readiness finds, a status a service.
+async fn report_health(
+    reporter: HealthReporter,
+    readiness: admin::Readiness,
+    nodes: Arc<NodeRegistry>,
+    closing: CancellationToken,
+) {
+    loop {
+        let found = readiness.look().await;
+        for service in SERVICES {
+            // Agents and tenants live in the database alone; calls need their slots too.
+            let rows_only = service.ends_with("VoiceAgentService") || service.ends_with("TenantService");
+            set(&reporter, service, found.database && (rows_only || found.slots) && found.serving).await;
+        }
+        set(&reporter, "", found.is_ready()).await;
+        metrics::gauge!("voxgate_nodes_connected").set(u32::try_from(nodes.connected()).unwrap_or(u32::MAX));
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(HEALTH_EVERY) => {}
+        }
+    }
+}
+
+async fn set(reporter: &HealthReporter, service: &str, serving: bool) {
+    let status = if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+    reporter.set_service_status(service, status).await;
+}
+
+macro_rules! reflection {
+    ($name:ident, $build:ident, $server:ty) => {
+        fn $name() -> anyhow::Result<$server> {
+            Ok(tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .$build()?)
+        }
+    };
+}
+
+reflection!(
+    reflection_v1,
+    build_v1,
+    tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>
+);
+reflection!(
+    reflection_v1alpha,
+    build_v1alpha,
+    tonic_reflection::server::v1alpha::ServerReflectionServer<impl tonic_reflection::server::v1alpha::ServerReflection>
+);

@@ -1,0 +1,40 @@
+//! Logs and metrics of the process.
+//!
+//! Logs go to stderr: stdout belongs to what a command answers. Metric labels come from enums, never from ids.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::config::LogFormat;
+
+/// Upper bounds in seconds, from a cached read to a verb that a slow carrier answers.
+const SECONDS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Starts logging what `filter` lets through.
+pub fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("VOXGATE_LOG: {filter:?} is not a filter"))?;
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+    }
+    Ok(())
+}
+
+/// Starts counting; the handle renders what was counted.
+pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    metrics::describe_counter!("voxgate_rpcs_total", "RPCs answered, by RPC and status code.");
+    metrics::describe_histogram!("voxgate_rpc_duration_seconds", "Time to answer an RPC, by RPC.");
+    metrics::describe_counter!("voxgate_admissions_total", "AcquireSlot answers, by outcome and binding scope.");
+    metrics::describe_counter!("voxgate_lease_renewals_total", "Leases presented for renewal, by fate.");
+    metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
+    metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
+    metrics::describe_counter!("voxgate_connections_refused_total", "Connections closed at accept, over the limit.");
+    metrics::describe_gauge!("voxgate_nodes_connected", "Media nodes connected to this replica.");
+    Ok(handle)
+}
