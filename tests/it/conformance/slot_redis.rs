@@ -1,0 +1,251 @@
+//! What only the Redis back-end has: scripts that can be forgotten, keys that must end, a server that can go.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use deadpool_redis::redis::{self, FromRedisValue};
+use futures_util::future::join_all;
+use secrecy::{ExposeSecret as _, SecretString};
+use voxgate::{
+    admission::{RedisSettings, RedisSlotStore, SlotStore},
+    domain::{
+        Error,
+        error::Dependency,
+        ids::TenantId,
+        lease::{Acquire, Acquired, Direction, Limits},
+    },
+};
+
+use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, secs};
+use crate::harness::{process::free_port, redis::PrivateRedis};
+
+async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
+    let client = redis::Client::open(server.url().expose_secret()).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
+    redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.expect("it obeys")
+}
+
+fn store_at(url: &SecretString) -> RedisSlotStore {
+    RedisSlotStore::connect(url, RedisSettings::default()).expect("a URL")
+}
+
+fn is_unavailable(error: &Error) -> bool {
+    matches!(error, Error::Unavailable(Dependency::SlotStore, Some(_)))
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_invisible() {
+    let redis = Redis::start();
+    let caller = Caller::of(redis.store());
+    let agent = caller.agent();
+    for n in 0..20 {
+        raw::<()>(&redis.server, &["SCRIPT", "FLUSH"]).await;
+        let lease = caller.grant(&caller.ask(agent, &format!("call-{n}"))).await;
+        raw::<()>(&redis.server, &["SCRIPT", "FLUSH"]).await;
+        caller.renew(&lease, 60).await;
+        raw::<()>(&redis.server, &["SCRIPT", "FLUSH"]).await;
+        assert!(caller.release(&lease).await.released);
+    }
+}
+
+#[tokio::test]
+async fn every_key_expires() {
+    let redis = Redis::start();
+    for tenant in 0..5 {
+        let caller = Caller::of(redis.store());
+        for n in 0..40 {
+            let agent = caller.agent();
+            let ask = caller.ask(agent, &format!("call-{n}"));
+            let direction = if n % 2 == 0 { Direction::Inbound } else { Direction::Outbound };
+            let lease = caller.grant(&Acquire { direction, ttl: secs(300), ..ask }).await;
+            match n % 4 {
+                0 => assert!(caller.release(&lease).await.released),
+                1 => drop(caller.renew(&lease, 300).await),
+                2 => drop(caller.denial(&Acquire { limits: limit(0), ..caller.ask(caller.agent(), "none") }).await),
+                // A set that is made while the agent's other one is long in use.
+                _ => drop(caller.grant(&caller.ask(agent, &format!("inbound-{n}"))).await),
+            }
+        }
+        assert!(caller.tenant_used().await > 0, "tenant {tenant}");
+    }
+    let keys: Vec<String> = raw(&redis.server, &["KEYS", "*"]).await;
+    assert!(keys.len() > 200, "{}", keys.len());
+    for key in &keys {
+        let ttl_ms: i64 = raw(&redis.server, &["PTTL", key]).await;
+        assert!(ttl_ms > 0, "{key} never expires");
+    }
+    redis.advance(secs(800));
+    let deadline = Instant::now() + secs(10);
+    while raw::<u64>(&redis.server, &["DBSIZE"]).await > 0 {
+        assert!(Instant::now() < deadline, "keys are left");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn all_keys_of_a_tenant_lie_in_one_hash_slot() {
+    let server = PrivateRedis::shared();
+    let caller = Caller::of(Arc::new(store_at(&server.url())));
+    for n in 0..5 {
+        let lease = caller.grant(&caller.ask(caller.agent(), &format!("call-{n}"))).await;
+        caller.renew(&lease, 60).await;
+    }
+    let tag = format!("vg:{{{}}}:", caller.tenant);
+    let keys: Vec<String> = raw(server, &["KEYS", &format!("*{}*", caller.tenant)]).await;
+    assert_eq!(keys.len(), 3 + 5 * 2);
+    assert!(keys.iter().all(|key| key.starts_with(&tag)), "{keys:?}");
+}
+
+#[tokio::test]
+async fn what_has_expired_is_removed_a_bounded_number_a_call() {
+    let redis = Redis::start();
+    let caller = Caller::of(redis.store());
+    let agent = caller.agent();
+    let ask = |name: &str| Acquire { limits: limit(1_000), ..caller.ask(agent, name) };
+    let asks: Vec<_> = (0..1_000).map(|n| ask(&format!("call-{n}"))).collect();
+    join_all(asks.iter().map(|ask| caller.grant(ask))).await;
+    redis.advance(secs(60));
+    let left = async || raw::<i64>(&redis.server, &["ZCARD", &format!("vg:{{{}}}:leases", caller.tenant)]).await;
+    let (mut before, mut calls) = (left().await, 0);
+    let nobody = Limits { agent_version: 2, ..limit(0) };
+    while before > 0 {
+        caller.denial(&Acquire { limits: nobody, ..ask("no") }).await;
+        let after = left().await;
+        assert!((0..=100).contains(&(before - after)), "{before} became {after}");
+        (before, calls) = (after, calls + 1);
+        assert!(calls < 2_000, "{after} are left after {calls} calls");
+    }
+    assert!(calls >= 10, "{calls}");
+    assert_eq!(raw::<i64>(&redis.server, &["HLEN", &format!("vg:{{{}}}:calls", caller.tenant)]).await, 0);
+}
+
+#[tokio::test]
+async fn a_lease_costs_few_bytes() {
+    let redis = Redis::start();
+    let caller = Caller::of(redis.store());
+    let used = async || {
+        let info: String = raw(&redis.server, &["INFO", "memory"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("it is told").to_owned();
+        line.trim().parse::<u64>().expect("a number")
+    };
+    caller.grant(&caller.ask(caller.agent(), "warm")).await;
+    let before = used().await;
+    let (agents, each) = (100, 100);
+    for agent in 0..agents {
+        let id = caller.agent();
+        let asks: Vec<_> = (0..each)
+            .map(|n| Acquire { limits: limit(each), ..caller.ask(id, &format!("{agent:08x}-1111-4111-8111-{n:012x}")) })
+            .collect();
+        join_all(asks.iter().map(|ask| caller.grant(ask))).await;
+    }
+    let each_lease = (used().await - before) / u64::from(agents * each);
+    println!("{each_lease} bytes a lease");
+    assert!(each_lease <= 400, "{each_lease} bytes a lease");
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_one_is_refused_and_not_shown() {
+    let error = RedisSlotStore::connect(&"http://:hunter2@nowhere".to_owned().into(), RedisSettings::default());
+    let error = error.expect_err("not a Redis URL");
+    assert!(matches!(error, Error::Invalid(_)), "{error:?}");
+    assert!(!format!("{error:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn an_unreachable_redis_is_no_error_until_it_is_asked_and_then_a_quick_one() {
+    let store = store_at(&format!("redis://127.0.0.1:{}", free_port()).into());
+    let start = Instant::now();
+    for _ in 0..200 {
+        assert!(is_unavailable(&store.ping().await.expect_err("nobody is there")));
+    }
+    assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_bug_of_ours_is_not_called_an_outage() {
+    let redis = Redis::start();
+    let caller = Caller::of(redis.store());
+    raw::<()>(&redis.server, &["SET", &format!("vg:{{{}}}:calls", caller.tenant), "not a hash"]).await;
+    let request = caller.ask(caller.agent(), "call");
+    let error = caller.store.acquire(caller.tenant, &request).await.expect_err("it cannot work");
+    assert!(matches!(error, Error::Internal(_)), "{error:?}");
+    let zero = Acquire { ttl: Duration::ZERO, ..request };
+    let error = caller.store.acquire(TenantId::new(&caller.env), &zero).await;
+    assert!(matches!(error, Err(Error::Internal(_))), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_hangs_callers_fail_fast_and_recover_with_it() {
+    let server = PrivateRedis::start();
+    let settings = RedisSettings { command_timeout_ms: 200, connect_timeout_ms: 200 };
+    let store = RedisSlotStore::connect(&server.url(), settings).expect("a URL");
+    store.ping().await.expect("it answers");
+    server.signal("STOP");
+    assert!(is_unavailable(&store.ping().await.expect_err("it hangs")));
+    assert!(is_unavailable(&store.ping().await.expect_err("it hangs")));
+    let start = Instant::now();
+    let pings = join_all((0..50).map(|_| store.ping())).await;
+    assert!(pings.iter().all(Result::is_err));
+    assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
+    server.signal("CONT");
+    let deadline = Instant::now() + secs(2);
+    while store.ping().await.is_err() {
+        assert!(Instant::now() < deadline, "it was not found again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_redis_is_found_again_within_two_seconds_of_its_restart() {
+    let server = PrivateRedis::start();
+    let caller = Caller::of(Arc::new(store_at(&server.url())));
+    let agent = caller.agent();
+    let (done, granted) = (AtomicBool::new(false), AtomicU32::new(0));
+    let worker = async |worker: u32| {
+        for round in 0.. {
+            if done.load(Ordering::Relaxed) {
+                break;
+            }
+            let ask = Acquire { limits: limit(1_000), ..caller.ask(agent, &format!("call-{worker}-{round}")) };
+            match caller.store.acquire(caller.tenant, &ask).await {
+                Ok(Acquired::Granted { lease, .. }) => {
+                    granted.fetch_add(1, Ordering::Relaxed);
+                    match caller.store.release(caller.tenant, &lease.call, lease.id).await {
+                        Ok(_) => {}
+                        Err(error) => assert!(is_unavailable(&error), "{error:?}"),
+                    }
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => {
+                    assert!(is_unavailable(&error), "{error:?}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    };
+    let restarts = async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            assert!(granted.swap(0, Ordering::Relaxed) > 0);
+            tokio::task::block_in_place(|| server.kill());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::task::block_in_place(|| server.restart());
+            granted.store(0, Ordering::Relaxed);
+            let restarted = Instant::now();
+            while granted.load(Ordering::Relaxed) < 64 {
+                assert!(restarted.elapsed() < secs(2), "not found again");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(restarts, join_all((0..64).map(worker)));
+    let lease = caller.grant(&caller.ask(agent, "call")).await;
+    assert_eq!(caller.leases(&[call("call")]).await, [Some(lease.clone())]);
+    caller.renew_all(&[renewal(&lease, 60)]).await;
+}

@@ -1,0 +1,137 @@
+//! What the edge withstands: clients that say nothing, listen for ever, are wrong about everything or store much.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use tokio_stream::StreamExt as _;
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest,
+};
+use tonic_types::StatusExt as _;
+use voxgate::proto::v1::{CreateVoiceAgentRequest, ListVoiceAgentsRequest, VoiceAgent};
+
+use crate::harness::{
+    client::{Caller, Explained as _, granted, refused},
+    server::{Backend, TestServer},
+    world::{World, minimal_agent},
+};
+
+const PATIENCE: Duration = Duration::from_secs(6);
+
+fn everything() -> ListVoiceAgentsRequest {
+    ListVoiceAgentsRequest { page_size: 100, ..ListVoiceAgentsRequest::default() }
+}
+
+/// Silent connections count, so they must not stay; those that have said hello may be idle for as long as they like.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_lock_nobody_out_for_longer_than_the_handshake_may_take() {
+    let server = TestServer::embedded_with("[listen]\nmax_connections = 4\nhandshake_timeout_ms = 1500");
+    let world = World::on(&server.addr, &server.admin_key).await;
+    let addr = server.addr.strip_prefix("http://").expect("http");
+    // Those beyond the limit are closed at once, the others wait; one of them says half of its preface.
+    let mut silent: Vec<_> = (0..8).map(|_| TcpStream::connect(addr).expect("accepted")).collect();
+    let _ = silent[0].write_all(b"PRI * HTTP/2.0");
+    let locked_out = Caller::new(&server.addr, &world.key).agents().list_voice_agents(everything()).await;
+    assert!(locked_out.is_err(), "the silent connections did not count");
+
+    for connection in &mut silent {
+        connection.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut said = Vec::new();
+        let closed = connection.read_to_end(&mut said);
+        let still_open = closed.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(!still_open, "a silent connection was still open after {PATIENCE:?}");
+    }
+    granted(Caller::new(&server.addr, &world.key).agents().list_voice_agents(everything()).await);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    granted(world.caller.agents().list_voice_agents(everything()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_of_health_and_open_reflections_do_not_hold_up_a_shutdown() {
+    let server = TestServer::private(Backend::Embedded);
+    let channel = Endpoint::from_shared(server.addr.clone()).expect("an address").connect().await.expect("connected");
+    let request = HealthCheckRequest { service: String::new() };
+    let mut watch = granted(HealthClient::new(channel.clone()).watch(request).await);
+    watch.message().await.expect("a status").expect("a status");
+    let asked = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..ServerReflectionRequest::default()
+    };
+    let questions = tokio_stream::once(asked).chain(tokio_stream::pending());
+    let mut reflection = granted(ServerReflectionClient::new(channel).server_reflection_info(questions).await);
+    reflection.message().await.expect("an answer").expect("an answer");
+
+    server.signal("TERM");
+    server.wait_for_exit(Duration::from_secs(8));
+    assert!(!server.log().contains("not all work was done"), "{}", server.log());
+    let ended = loop {
+        match watch.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the watch ended as if health were no longer watched"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((ended.code(), ended.reason().as_str()), (Code::Unavailable, "SHUTTING_DOWN"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_error_about_everything_fits_into_the_trailers_that_clients_take() {
+    let world = World::shared(Backend::Embedded).await;
+    let metadata = (0..32).map(|it| (format!("{it}{}", "k".repeat(4_000)), String::new())).collect();
+    let request = CreateVoiceAgentRequest {
+        voice_agent: Some(VoiceAgent { metadata, ..minimal_agent() }),
+        ..CreateVoiceAgentRequest::default()
+    };
+    let refusal = world.caller.agents().create_voice_agent(request).await;
+    let status = refused(refusal, Code::InvalidArgument, "VALIDATION_FAILED");
+    assert!(status.details().len() < 4_500, "{} bytes of details", status.details().len());
+    assert!(status.message().len() <= 500, "{}", status.message());
+    let listed = status.get_details_bad_request().expect("a BadRequest").field_violations;
+    let (last, rest) = listed.split_last().expect("some");
+    assert_eq!(last.description, format!("{} more violations are not listed", 32 - rest.len()));
+}
+
+#[tokio::test]
+async fn a_list_of_large_agents_comes_in_pages_that_fit_into_a_message() {
+    let world = World::shared(Backend::Embedded).await;
+    let metadata: BTreeMap<_, _> = (0..32).map(|it| (format!("key-{it}"), "v".repeat(500))).collect();
+    let mut created = Vec::new();
+    for _ in 0..20 {
+        created.push(world.create(VoiceAgent { metadata: metadata.clone(), ..minimal_agent() }).await.id);
+    }
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let mut request = everything();
+    loop {
+        let page = granted(world.caller.agents().list_voice_agents(request.clone()).await);
+        assert_eq!(page.total_size, 20);
+        found.extend(page.voice_agents.into_iter().map(|agent| agent.id));
+        pages += 1;
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    created.reverse();
+    assert_eq!((found, pages), (created, 2));
+}
+
+/// The database holds the key that signs callback tokens.
+#[test]
+fn the_embedded_stores_are_readable_by_their_owner_alone() {
+    let server = TestServer::private(Backend::Embedded);
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    let dir = server.data_dir();
+    assert_eq!(mode(&dir), 0o700, "{}", dir.display());
+    for name in ["voxgate.db", "voxgate.db-wal", "voxgate.db-shm", "dev-key"] {
+        assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
+    }
+}

@@ -1,0 +1,174 @@
+//! Callers of the service: thin clients with a credential, and words for what errors say.
+
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+
+use prost::Message;
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    client::Grpc,
+    codegen::{InterceptedService, http::uri::PathAndQuery},
+    metadata::{Ascii, MetadataValue},
+    service::Interceptor,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt as _;
+use voxgate::proto::v1::{
+    admission_service_client::AdmissionServiceClient, media_node_service_client::MediaNodeServiceClient,
+    session_service_client::SessionServiceClient, tenant_service_client::TenantServiceClient,
+    voice_agent_service_client::VoiceAgentServiceClient,
+};
+
+/// A channel on which every request bears a credential.
+pub(crate) type Bearing = InterceptedService<Channel, Bearer>;
+
+/// Adds `authorization: Bearer …`, or nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Someone who calls a server, with a credential or without.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    channel: Channel,
+    bearer: Bearer,
+}
+
+impl Caller {
+    /// Connects at the first request, and again whenever the server comes back.
+    pub(crate) fn anonymous(addr: &str) -> Self {
+        let endpoint = Endpoint::from_shared(addr.to_owned()).expect("an address");
+        Self { channel: endpoint.connect_lazy(), bearer: Bearer(None) }
+    }
+
+    pub(crate) fn new(addr: &str, credential: &str) -> Self {
+        Self::anonymous(addr).with(credential)
+    }
+
+    /// The same connection with another credential.
+    pub(crate) fn with(&self, credential: &str) -> Self {
+        self.with_header(&format!("Bearer {credential}"))
+    }
+
+    /// The same connection with a whole `authorization` header.
+    pub(crate) fn with_header(&self, header: &str) -> Self {
+        let value = header.parse().expect("visible ASCII");
+        Self { channel: self.channel.clone(), bearer: Bearer(Some(value)) }
+    }
+
+    fn service(&self) -> Bearing {
+        InterceptedService::new(self.channel.clone(), self.bearer.clone())
+    }
+
+    pub(crate) fn agents(&self) -> VoiceAgentServiceClient<Bearing> {
+        VoiceAgentServiceClient::new(self.service())
+    }
+
+    pub(crate) fn calls(&self) -> AdmissionServiceClient<Bearing> {
+        AdmissionServiceClient::new(self.service())
+    }
+
+    pub(crate) fn sessions(&self) -> SessionServiceClient<Bearing> {
+        SessionServiceClient::new(self.service())
+    }
+
+    pub(crate) fn tenants(&self) -> TenantServiceClient<Bearing> {
+        TenantServiceClient::new(self.service())
+    }
+
+    pub(crate) fn nodes(&self) -> MediaNodeServiceClient<Bearing> {
+        MediaNodeServiceClient::new(self.service())
+    }
+
+    /// Calls any RPC by its path (`/package.Service/Method`) with one message, and passes over what is answered.
+    pub(crate) async fn call(&self, path: &str, request: impl Message + Default + 'static) -> Result<(), Status> {
+        let mut grpc = Grpc::new(self.service());
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path: PathAndQuery = path.parse().expect("a path");
+        // A unary RPC is a stream of one message each way, so this one call serves all four kinds.
+        let messages = tokio_stream::once(request);
+        let codec = ProstCodec::<_, ()>::default();
+        let mut answers: Streaming<()> = grpc.streaming(Request::new(messages), path, codec).await?.into_inner();
+        answers.message().await.map(|_| ())
+    }
+}
+
+/// What an error tells beyond its code.
+pub(crate) trait Explained {
+    /// The reason of `ErrorInfo`, whose domain must be ours.
+    fn reason(&self) -> String;
+    fn metadata_of_reason(&self) -> BTreeMap<String, String>;
+    /// The fields at fault, in the order told.
+    fn faulty_fields(&self) -> Vec<String>;
+    fn retry_delay(&self) -> Option<Duration>;
+    /// `quota_value`-free reading of QuotaFailure: subject and description of each scope.
+    fn quotas(&self) -> Vec<(String, String)>;
+}
+
+impl Explained for Status {
+    fn reason(&self) -> String {
+        let info = self.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {self:?}"));
+        assert_eq!(info.domain, "voxgate", "{self:?}");
+        info.reason
+    }
+
+    fn metadata_of_reason(&self) -> BTreeMap<String, String> {
+        self.get_details_error_info().map(|info| info.metadata.into_iter().collect()).unwrap_or_default()
+    }
+
+    fn faulty_fields(&self) -> Vec<String> {
+        let violations = self.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        violations.into_iter().map(|violation| violation.field).collect()
+    }
+
+    fn retry_delay(&self) -> Option<Duration> {
+        self.get_details_retry_info().and_then(|info| info.retry_delay)
+    }
+
+    fn quotas(&self) -> Vec<(String, String)> {
+        let violations = self.get_details_quota_failure().map(|quota| quota.violations).unwrap_or_default();
+        violations.into_iter().map(|violation| (violation.subject, violation.description)).collect()
+    }
+}
+
+/// The refusal, which must have this code and reason.
+#[track_caller]
+pub(crate) fn refused<T: Debug>(result: Result<Response<T>, Status>, code: Code, reason: &str) -> Status {
+    match result {
+        Ok(answer) => panic!("expected {code:?} / {reason}, was answered {:?}", answer.into_inner()),
+        Err(status) => {
+            assert_eq!((status.code(), status.reason().as_str()), (code, reason), "{status:?}");
+            status
+        }
+    }
+}
+
+/// The faulty fields of an INVALID_ARGUMENT / VALIDATION_FAILED.
+#[track_caller]
+pub(crate) fn faults<T: Debug>(result: Result<Response<T>, Status>) -> Vec<String> {
+    refused(result, Code::InvalidArgument, "VALIDATION_FAILED").faulty_fields()
+}
+
+/// The answer, which must be one.
+#[track_caller]
+pub(crate) fn granted<T>(result: Result<Response<T>, Status>) -> T {
+    match result {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => panic!("refused: {status:?}"),
+    }
+}
+
+/// `request` with a deadline.
+pub(crate) fn within<T>(deadline: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}

@@ -1,0 +1,9 @@
+//! What tests stand on: private servers on free ports, ended with the test process.
+
+pub(crate) mod client;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod raw_node;
+pub(crate) mod redis;
+pub(crate) mod server;
+pub(crate) mod world;

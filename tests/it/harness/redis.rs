@@ -1,0 +1,144 @@
+//! A Redis of one's own: no persistence, `noeviction`, killed and restarted at will, its clock moved at will.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        LazyLock, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use secrecy::SecretString;
+
+use super::process::{Process, find_program, free_port, wait_for};
+
+const SHIM_SOURCE: &str = include_str!("clock_shim.c");
+
+/// Built once a test process; renamed into place, so that others may build it at the same time.
+static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, built) = (folder.join("clock_shim.c"), folder.join(format!("clock_shim.{}", std::process::id())));
+    fs::write(&source, SHIM_SOURCE).expect("the shim's source is written");
+    let cc = find_program(&["cc", "gcc", "clang"], &[], "apt-get install gcc");
+    let status = Command::new(cc).args(["-O2", "-shared", "-fPIC", "-o"]).arg(&built).arg(&source).status();
+    assert!(status.expect("the compiler runs").success(), "clock_shim.c does not compile");
+    let shim = folder.join("clock_shim.so");
+    fs::rename(built, &shim).expect("the shim is put in place");
+    shim
+});
+
+static SHARED: LazyLock<PrivateRedis> = LazyLock::new(PrivateRedis::start);
+
+#[derive(Debug)]
+pub(crate) struct PrivateRedis {
+    port: u16,
+    process: Mutex<Option<Process>>,
+    clock: Option<MovedClock>,
+}
+
+/// The file that the shim reads.
+#[derive(Debug)]
+struct MovedClock {
+    offset: File,
+    path: PathBuf,
+    micros: AtomicI64,
+}
+
+impl PrivateRedis {
+    pub(crate) fn start() -> Self {
+        Self::launch(None)
+    }
+
+    /// One whose wall clock can be moved.
+    pub(crate) fn start_with_clock_shim() -> Self {
+        let path = Process::folder("clock").join("offset");
+        fs::write(&path, 0_i64.to_ne_bytes()).expect("the offset is written");
+        let offset = File::options().write(true).open(&path).expect("the offset is there");
+        Self::launch(Some(MovedClock { offset, path, micros: AtomicI64::new(0) }))
+    }
+
+    /// For tests that neither kill it, flush it nor move its clock.
+    pub(crate) fn shared() -> &'static Self {
+        &SHARED
+    }
+
+    fn launch(clock: Option<MovedClock>) -> Self {
+        let redis = Self { port: free_port(), process: Mutex::new(None), clock };
+        redis.restart();
+        redis
+    }
+
+    pub(crate) fn url(&self) -> SecretString {
+        format!("redis://127.0.0.1:{}", self.port).into()
+    }
+
+    /// Moves its wall clock on.
+    pub(crate) fn advance(&self, span: Duration) {
+        self.step_clock(i64::try_from(span.as_micros()).expect("a test's span"));
+    }
+
+    /// Moves its wall clock back, as a bad time server would.
+    pub(crate) fn rewind(&self, span: Duration) {
+        self.step_clock(-i64::try_from(span.as_micros()).expect("a test's span"));
+    }
+
+    fn step_clock(&self, span: i64) {
+        let clock = self.clock.as_ref().expect("it was started with the clock shim");
+        let micros = clock.micros.fetch_add(span, Ordering::SeqCst) + span;
+        clock.offset.write_all_at(&micros.to_ne_bytes(), 0).expect("the offset is written");
+    }
+
+    /// Ends it as a crash would: nothing is saved.
+    pub(crate) fn kill(&self) {
+        let process = self.process.lock().expect("no test panicked in here").take().expect("it is running");
+        process.signal("KILL");
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.lock().expect("no test panicked in here").as_ref().expect("it is running").signal(name);
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub(crate) fn restart(&self) {
+        let server = find_program(&["redis-server"], &[], "apt-get install redis-server");
+        let dir = Process::folder("redis");
+        let mut command = Command::new(server);
+        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        command.args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);
+        if let Some(clock) = &self.clock {
+            command.env("LD_PRELOAD", &*SHIM).env("VOXGATE_CLOCK_OFFSET", &clock.path);
+        }
+        let process = Process::start(dir, &command);
+        wait_for("PONG", Duration::from_secs(10), || {
+            assert!(process.is_running(), "redis-server ended: {}", process.log());
+            self.answers().then_some(())
+        });
+        *self.process.lock().expect("no test panicked in here") = Some(process);
+    }
+
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"PING\r\n")?;
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer)?;
+            std::io::Result::Ok(&answer == b"+PONG")
+        };
+        ask().unwrap_or(false)
+    }
+}
+
+impl Drop for MovedClock {
+    fn drop(&mut self) {
+        if let Some(folder) = self.path.parent() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The real binary as a child process, on ports of its own.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
+
+use secrecy::ExposeSecret as _;
+
+use super::{
+    postgres,
+    process::{Process, free_port, wait_for},
+    redis,
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_voxgate");
+/// A cold start migrates a database on a busy machine.
+const START_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Where the state lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Embedded,
+    PostgresRedis,
+}
+
+/// A running `voxgate`.
+#[derive(Debug)]
+pub(crate) struct TestServer {
+    process: Process,
+    /// `http://127.0.0.1:<port>`.
+    pub(crate) addr: String,
+    pub(crate) admin_port: u16,
+    /// A key with every scope.
+    pub(crate) admin_key: String,
+    /// Another one on the live side of the sandbox fence; the same where `admin_key` is there already.
+    pub(crate) live_key: String,
+}
+
+static EMBEDDED: LazyLock<TestServer> = LazyLock::new(|| outside_of_any_runtime(TestServer::embedded));
+static POSTGRES_REDIS: LazyLock<TestServer> = LazyLock::new(|| {
+    outside_of_any_runtime(|| {
+        TestServer::production(&postgres::fresh_database(), redis::PrivateRedis::shared().url().expose_secret())
+    })
+});
+
+/// The harness may start runtimes of its own, which must not happen inside a test's.
+fn outside_of_any_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+impl TestServer {
+    /// The server of `backend` that tests share which kill nothing.
+    pub(crate) fn shared(backend: Backend) -> &'static Self {
+        match backend {
+            Backend::Embedded => &EMBEDDED,
+            Backend::PostgresRedis => &POSTGRES_REDIS,
+        }
+    }
+
+    /// `voxgate dev`: everything in one process and one folder.
+    pub(crate) fn embedded() -> Self {
+        Self::dev(Process::folder("dev"), &["dev"])
+    }
+
+    fn dev(dir: PathBuf, args: &[&str]) -> Self {
+        let key_file = dir.join("data/dev-key");
+        let mut server = Self::start(dir, args, &[], String::new());
+        let key = wait_for("the dev key", START_PATIENCE, || std::fs::read_to_string(&key_file).ok());
+        key.trim().clone_into(&mut server.admin_key);
+        server.live_key = new_operator_key(server.process.dir(), &[]);
+        server
+    }
+
+    /// `voxgate dev` under the limits of a TOML file.
+    pub(crate) fn embedded_with(limits: &str) -> Self {
+        let dir = Process::folder("dev");
+        let file = dir.join("voxgate.toml");
+        std::fs::write(&file, limits).expect("written");
+        Self::dev(dir, &["dev", "--config", file.to_str().expect("UTF-8")])
+    }
+
+    /// `voxgate serve` on stores that others may share, migrated and with an operator's key.
+    pub(crate) fn production(database_url: &str, redis_url: &str) -> Self {
+        let stores = [("VOXGATE_DATABASE_URL", database_url), ("VOXGATE_REDIS_URL", redis_url)];
+        let key = operator_key(&stores);
+        Self::production_with_key(database_url, redis_url, key)
+    }
+
+    /// Another replica on the same stores, whose operator's key is known already.
+    pub(crate) fn production_with_key(database_url: &str, redis_url: &str, key: String) -> Self {
+        let stores = [("VOXGATE_DATABASE_URL", database_url), ("VOXGATE_REDIS_URL", redis_url)];
+        Self::start(Process::folder("serve"), &["serve"], &stores, key)
+    }
+
+    /// A server of its own for a test that kills things.
+    pub(crate) fn private(backend: Backend) -> Self {
+        outside_of_any_runtime(|| match backend {
+            Backend::Embedded => Self::embedded(),
+            Backend::PostgresRedis => {
+                Self::production(&postgres::fresh_database(), redis::PrivateRedis::shared().url().expose_secret())
+            }
+        })
+    }
+
+    fn start(dir: PathBuf, args: &[&str], stores: &[(&str, &str)], admin_key: String) -> Self {
+        let (grpc_port, admin_port) = (free_port(), free_port());
+        let mut command = voxgate(&dir, stores);
+        command.args(args).current_dir(&dir);
+        command.env("VOXGATE_GRPC_ADDR", format!("127.0.0.1:{grpc_port}"));
+        command.env("VOXGATE_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
+        let process = Process::start(dir, &command);
+        let addr = format!("http://127.0.0.1:{grpc_port}");
+        let live_key = admin_key.clone();
+        let server = Self { process, addr, admin_port, admin_key, live_key };
+        wait_for("readiness", START_PATIENCE, || {
+            assert!(server.process.is_running(), "the server exited:\n{}", server.log());
+            server.is_ready().then_some(())
+        });
+        server
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.get("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// The whole HTTP answer of the admin port.
+    pub(crate) fn get(&self, path: &str) -> Option<String> {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.admin_port)).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Where the embedded stores keep their files.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.process.dir().join("data")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub(crate) fn kill(&self) {
+        self.signal("KILL");
+        self.wait_for_exit(Duration::from_secs(10));
+    }
+
+    pub(crate) fn wait_for_exit(&self, patience: Duration) {
+        wait_for("the server's exit", patience, || (!self.process.is_running()).then_some(()));
+    }
+}
+
+/// Migrates the stores and makes a tenant with a key that may do everything.
+fn operator_key(stores: &[(&str, &str)]) -> String {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    run(dir.path(), stores, &["migrate"]);
+    new_operator_key(dir.path(), stores)
+}
+
+fn new_operator_key(dir: &Path, stores: &[(&str, &str)]) -> String {
+    let created = run(dir, stores, &["tenant", "create", "--name", "operators"]);
+    let tenant = created.split_whitespace().next().expect("the tenant's id comes first").to_owned();
+    run(dir, stores, &["key", "create", "--tenant", &tenant, "--name", "operator", "--scopes", "all"])
+}
+
+/// Runs a one-off command and answers its stdout, trimmed.
+fn run(dir: &Path, stores: &[(&str, &str)], args: &[&str]) -> String {
+    let output = voxgate(dir, stores).args(args).output().expect("voxgate runs");
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "voxgate {args:?} failed: {text}\n{errors}");
+    text
+}
+
+/// The binary with nothing of the test's own environment that configures it.
+fn voxgate(dir: &Path, stores: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(BINARY);
+    for name in ["VOXGATE_DATABASE_URL", "VOXGATE_REDIS_URL", "VOXGATE_CONFIG"] {
+        command.env_remove(name);
+    }
+    command.env("VOXGATE_DATA_DIR", dir.join("data")).envs(stores.iter().copied());
+    command
+}

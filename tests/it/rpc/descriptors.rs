@@ -1,0 +1,33 @@
+//! The RPCs there are, from the descriptors that the service itself serves.
+
+use prost::Message as _;
+
+/// One RPC of `voxgate.v1`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rpc {
+    pub(super) service: String,
+    pub(super) method: String,
+}
+
+impl Rpc {
+    pub(super) fn path(&self) -> String {
+        format!("/voxgate.v1.{}/{}", self.service, self.method)
+    }
+}
+
+pub(super) fn every_rpc() -> Vec<Rpc> {
+    let set = prost_types::FileDescriptorSet::decode(voxgate::proto::DESCRIPTOR_SET).expect("our descriptors");
+    let files = set.file.iter().filter(|file| file.package() == "voxgate.v1");
+    let mut rpcs: Vec<Rpc> = files
+        .flat_map(|file| &file.service)
+        .flat_map(|service| {
+            service
+                .method
+                .iter()
+                .map(|method| Rpc { service: service.name().to_owned(), method: method.name().to_owned() })
+        })
+        .collect();
+    rpcs.sort();
+    assert!(rpcs.len() > 60, "{rpcs:?}");
+    rpcs
+}

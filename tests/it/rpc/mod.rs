@@ -1,0 +1,13 @@
+//! One module a service of the API, each test on both back-ends unless its name says otherwise.
+
+mod admission;
+mod credentials;
+mod descriptors;
+mod field_rules;
+mod media_nodes;
+mod replicas;
+mod sandbox;
+mod tenants;
+mod unimplemented;
+mod verbs;
+mod voice_agents;
