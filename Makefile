@@ -1,0 +1,31 @@
+# One command a habit. The work is in scripts/, so that each step can also be run by hand.
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench setup-test setup-check
+
+help: ## Show what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+run: ## Start Voxgate on the embedded stores and print grpcurl lines to try
+	cargo run --locked -- dev
+
+test: setup-test ## Run every test, against private Postgres and Redis servers too
+	cargo test --locked
+
+check: setup-check setup-test ## Run what CI runs beside the tests
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	scripts/check-deps.sh
+	scripts/check-proto.sh
+	scripts/check-chart.sh
+	cargo build --locked
+	scripts/walk.sh embedded
+	scripts/walk.sh postgres-redis
+
+bench: setup-test ## Measure admission beside a no-op RPC
+	cargo bench --locked
+
+setup-test: ## Install the servers that the tests need, where missing
+	scripts/setup-test.sh
+
+setup-check: ## Install the tools that the checks need into .tools
+	scripts/setup-check.sh

@@ -1,0 +1,5 @@
+# shellcheck shell=sh disable=SC2034
+# The versions of every tool that a check runs. Sourced by the other scripts; nothing else pins one.
+GRPCURL_VERSION=v1.9.4
+BUF_VERSION=1.75.0
+CARGO_DENY_VERSION=0.20.2
