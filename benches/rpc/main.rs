@@ -1,0 +1,104 @@
+//! `make bench`: what admission costs beside an RPC of the same server that does nothing.
+//!
+//! The client is this process. The server is the release binary in a process of its own, once on its embedded stores
+//! and once on a private Postgres and a private Redis. Throughput is measured in a closed loop, latency under a
+//! constant rate from the moment at which a request was meant to be sent. What is compared runs interleaved, round by
+//! round, and every answer is counted: one that is not what was asked for fails the run, so no error looks like speed.
+//!
+//! `VOXGATE_BENCH_SECONDS` sets the seconds of a cell. Only `cargo bench` measures: `cargo test --benches` runs this
+//! file too, and it returns at once.
+
+mod closed;
+mod figures;
+#[expect(dead_code, reason = "shared with the tests, which need more of it")]
+mod harness;
+mod home;
+mod machine;
+mod open;
+mod report;
+mod subject;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use self::{
+    closed::Work,
+    figures::{Figures, Rounds},
+    home::Home,
+    report::Measured,
+    subject::Subject,
+};
+
+/// Requests in flight of the closed loop.
+const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
+/// In flight where grants and denials are compared.
+const CROWD: usize = 64;
+/// Everything is measured this often, and the median is printed.
+const ROUNDS: usize = 3;
+const SECONDS_DEFAULT: u64 = 3;
+/// A holder's lease must outlive its cell.
+const SECONDS_MAX: u64 = 60;
+
+/// How long a cell lasts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    /// What happens in it is not counted.
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
+fn main() -> ExitCode {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let span = span();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    println!("{}", machine::describe(span));
+    let mut failed = false;
+    for start in [Home::embedded, Home::production] {
+        let home = start();
+        let measured = runtime.block_on(measure(&home, span));
+        println!("{}", report::render(&home, &measured));
+        failed |= !measured.faults.is_empty();
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a setting of this program, not of the service")]
+fn span() -> Span {
+    let seconds = std::env::var("VOXGATE_BENCH_SECONDS").map_or(SECONDS_DEFAULT, |text| {
+        let seconds = text.parse().ok().filter(|seconds| (1..=SECONDS_MAX).contains(seconds));
+        seconds.unwrap_or_else(|| panic!("VOXGATE_BENCH_SECONDS must be 1 to {SECONDS_MAX}, not {text:?}"))
+    });
+    let measured = Duration::from_secs(seconds);
+    Span { warm_up: measured / 10, measured }
+}
+
+async fn measure(home: &Home, span: Span) -> Measured {
+    let subject = Arc::new(Subject::connect(home.addr(), home.key()).await);
+    // Pools filled, statements prepared, scripts loaded, pages faulted in: before anything is measured.
+    closed::run(&subject, Work::Slots, CROWD, span).await;
+
+    let mut measured = Measured::default();
+    for _ in 0..ROUNDS {
+        for in_flight in IN_FLIGHT {
+            let noop = closed::run(&subject, Work::Noop, in_flight, span).await;
+            let slots = closed::run(&subject, Work::Slots, in_flight, span).await;
+            measured.closed(in_flight, noop, slots);
+        }
+        measured.grants.add(closed::grants(&subject, CROWD, span).await);
+        let holder = subject.fill().await;
+        measured.denials.add(closed::run(&subject, Work::Denials, CROWD, span).await);
+        subject.lane(0).release(holder).await;
+    }
+
+    let (noop_peak, slots_peak) = measured.peaks();
+    measured.open_rates = (noop_peak / 2.0, slots_peak / 2.0);
+    for _ in 0..ROUNDS {
+        measured.open_slots.add(open::run(&subject, Work::Slots, slots_peak / 2.0, span).await);
+        measured.open_noop.add(open::run(&subject, Work::Noop, slots_peak / 2.0, span).await);
+        measured.open_noop_own.add(open::run(&subject, Work::Noop, noop_peak / 2.0, span).await);
+    }
+    measured.counts = subject.tally.counts();
+    measured.faults = subject.faults().await;
+    measured
+}
