@@ -22,7 +22,7 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	scripts/walk.sh postgres-redis
 
 bench: setup-test ## Measure admission beside a no-op RPC
-	cargo bench --locked
+	cargo bench --locked --bench rpc
 
 setup-test: ## Install the servers that the tests need, where missing
 	scripts/setup-test.sh
