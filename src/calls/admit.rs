@@ -179,7 +179,7 @@ impl Calls {
         let here = standing.as_ref().ok().and_then(Session::node_address);
         if let Some(room) = reserved.filter(|room| room.fresh && here.is_none_or(|here| here.node != room.node)) {
             let address = NodeAddress { tenant, sandbox: request.sandbox, node: room.node };
-            self.nodes.unassign(&address, &request.call);
+            self.nodes.unassign(&address, &request.call, lease.id);
         }
         if standing.is_err() {
             self.give_back(tenant, acquired).await;
@@ -208,7 +208,7 @@ impl Calls {
             Ok(()) => self.nodes.assign(&address, &session.call, lease.id),
             Err(_) => {
                 tracing::warn!(node.id = %address.node, call.id = %session.call, "the call's node takes no message");
-                self.nodes.unassign(&address, &session.call);
+                self.nodes.unassign(&address, &session.call, lease.id);
             }
         }
         Ok(())

@@ -160,7 +160,7 @@ impl Calls {
             Ok(Ok(())) => {
                 if verb.ends().is_some() {
                     // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
-                    self.nodes.unassign(&node, &session.call);
+                    self.nodes.unassign(&node, &session.call, session.lease);
                 }
                 let operation = self.persist(|| self.succeeded(&session, operation.clone())).await?;
                 Ok(Executed { operation, replayed: false })

@@ -73,7 +73,7 @@ impl Calls {
 
     fn leave_node(&self, session: &Session, outcome: Outcome, node: Node) {
         let Some(address) = session.node_address() else { return };
-        self.nodes.unassign(&address, &session.call);
+        self.nodes.unassign(&address, &session.call, session.lease);
         if node == Node::Tell {
             let reason = format!("the session ended with {}", outcome.as_str());
             // A node that is not connected here learns it when it presents the call again.

@@ -108,7 +108,7 @@ impl NodeStream {
     pub async fn call_event(&self, call: CallId, event: CallEvent) {
         if event == CallEvent::CallerHangup {
             // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
-            self.calls.nodes.unassign(self.address(), &call);
+            self.calls.nodes.let_go(self.address(), &call);
         }
         self.told(Told::Event { call, event }).await;
     }
@@ -215,7 +215,7 @@ impl NodeStream {
     /// The node holds on to a call whose slot is gone: it is told, and the session ends if nobody ended it yet.
     async fn lose(&self, call: &CallId, lease: LeaseId) -> Result<()> {
         let address = self.address();
-        self.calls.nodes.unassign(address, call);
+        self.calls.nodes.unassign(address, call, lease);
         let session = self.calls.sessions.of_call(address.tenant, call).await?;
         let ours = |session: &Session| session.lease == lease && session.node_address().as_ref() == Some(address);
         if let Some(session) = session.filter(|session| session.is_active() && ours(session)) {

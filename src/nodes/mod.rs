@@ -117,8 +117,17 @@ impl NodeRegistry {
         }
     }
 
-    /// The call is the node's no longer.
-    pub fn unassign(&self, address: &NodeAddress, call: &CallId) {
+    /// The call is the node's no longer under that lease. Under a newer one, admitted afresh meanwhile, it stays.
+    pub fn unassign(&self, address: &NodeAddress, call: &CallId, lease: LeaseId) {
+        if let Some(entry) = self.nodes().get_mut(address)
+            && entry.calls.get(call) == Some(&lease)
+        {
+            entry.calls.remove(call);
+        }
+    }
+
+    /// The node itself has let the call go, under whichever lease it knew.
+    pub fn let_go(&self, address: &NodeAddress, call: &CallId) {
         if let Some(entry) = self.nodes().get_mut(address) {
             entry.calls.remove(call);
         }
@@ -196,6 +205,22 @@ mod tests {
         assert_eq!(reserve("b", true), None, "no sandbox node is connected");
         assert_eq!(reserve("b", false).as_deref(), Some("small"));
         assert_eq!(reserve("c", false).as_deref(), Some("large"), "small is full");
+    }
+
+    #[test]
+    fn the_end_of_a_former_lease_leaves_the_call_that_was_admitted_afresh() {
+        let (env, registry) = (Env::system(), Arc::new(NodeRegistry::default()));
+        let here = address(TenantId::new(&env), "node");
+        let (_connection, _inbox) = registry.connect(here.clone(), profile(1));
+        let agent = VoiceAgentId::new(&env);
+        let (former, fresh) = (LeaseId::new(&env, agent), LeaseId::new(&env, agent));
+        let call = "a".parse().expect("a call id");
+        registry.assign(&here, &call, former);
+        registry.assign(&here, &call, fresh);
+        registry.unassign(&here, &call, former);
+        assert!(registry.hosts(&here, &call, fresh));
+        registry.unassign(&here, &call, fresh);
+        assert!(!registry.hosts(&here, &call, fresh));
     }
 
     #[test]
