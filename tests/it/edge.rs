@@ -51,6 +51,7 @@ async fn silent_connections_lock_nobody_out_for_longer_than_the_handshake_may_ta
         assert!(!still_open, "a silent connection was still open after {PATIENCE:?}");
     }
     granted(Caller::new(&server.addr, &world.key).agents().list_voice_agents(everything()).await);
+    // Longer than a connection may take to say its first word: one that has spoken may be idle.
     tokio::time::sleep(Duration::from_secs(2)).await;
     granted(world.caller.agents().list_voice_agents(everything()).await);
 }

@@ -179,6 +179,7 @@ async fn vanishing_clients_leak_nothing(backend: Backend) {
         tokio::time::sleep(Duration::from_micros(number * 50)).await;
         acquiring.abort();
     }
+    // What was begun runs to its end although nobody waits for it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     // Whatever was granted is the call's own: admitting the same call again finds it, and nothing else is held.
     let before = world.usage(&agent.id).await.used;
@@ -331,6 +332,7 @@ async fn a_hangup_reported_while_the_database_is_away_is_worked_off_when_it_is_b
     let mut outage = Outage::ready().await;
     outage.postgres.stop();
     outage.node.report(&outage.slot.call_id, Event::CallerHangup(CallerHangup {})).await;
+    // The outage must outlast the first attempts to write it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     outage.postgres.start_again();
     assert_eq!(outage.end().await, SessionOutcome::CallerHangup);

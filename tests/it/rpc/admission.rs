@@ -420,6 +420,7 @@ async fn a_lease_that_nobody_renews_is_free_again(world: World) {
     let agent = world.agent(1).await;
     let request = AcquireSlotRequest { lease_ttl: Some(seconds(10)), ..acquire(&unique("call"), &agent.id) };
     let slot = granted(world.try_admit(request).await);
+    // The shortest lease there is; on this side of its expiry, and then a second beyond.
     tokio::time::sleep(Duration::from_secs(9)).await;
     let denied = world.try_admit(acquire(&unique("call"), &agent.id)).await;
     refused(denied, Code::ResourceExhausted, "MAX_CONCURRENT_EXCEEDED");

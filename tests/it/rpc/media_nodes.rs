@@ -157,6 +157,7 @@ async fn a_heartbeat_renews_what_is_assigned(world: World) {
     raw.assigned().await;
     for _ in 0..4 {
         raw.say(Said::Heartbeat(Heartbeat::default())).await;
+        // The interval of Welcome.
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
     assert_eq!(world.usage(&agent.id).await.used, 1, "12 s into a lease of 10 s");

@@ -431,6 +431,7 @@ async fn an_acknowledgement_after_the_services_own_patience_still_takes_effect(w
     let status = refused(call.hold("k-1").await, Code::DeadlineExceeded, "OPERATION_PENDING");
     let operation_id = status.metadata_of_reason()["operation_id"].clone();
     assert_eq!(call.operation(&operation_id).await.state(), OperationState::Unknown);
+    // The service gave up after 10 s, the node answers after 12.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(call.operation(&operation_id).await.state(), OperationState::Succeeded);
     assert!(call.held().await, "the caller is on hold, whenever we heard of it");
