@@ -7,6 +7,7 @@ pub mod clock;
 pub mod error;
 pub mod hash;
 pub mod ids;
+pub mod keyring;
 pub mod lease;
 pub mod node;
 pub mod page;
