@@ -102,13 +102,16 @@ start_postgres() {
         as="setpriv --reuid=$owner --regid=$(id -g "$owner") --clear-groups"
     fi
     # shellcheck disable=SC2086 # $as is a list of words, or nothing
-    (cd "$dir/postgres" && $as "$bin/initdb" -D "$dir/postgres/db" -U voxgate -A trust -E UTF8 --no-locale --no-sync) \
+    (cd "$dir/postgres" && $as "$bin/initdb" -D "$dir/postgres/db" -U postgres -A trust -E UTF8 --no-locale --no-sync) \
         >"$dir/initdb.log" 2>&1
     # shellcheck disable=SC2086
     start postgres $as "$bin/postgres" -D "$dir/postgres/db" -p "$postgres_port" -k "$dir/postgres" \
         -c listen_addresses=127.0.0.1 -c fsync=off
     postgres=$last
-    await "Postgres" "$bin/pg_isready" -q -U voxgate -d postgres -h 127.0.0.1 -p "$postgres_port"
+    await "Postgres" "$bin/pg_isready" -q -U postgres -d postgres -h 127.0.0.1 -p "$postgres_port"
+    for sql in 'CREATE ROLE voxgate LOGIN' 'CREATE DATABASE voxgate OWNER voxgate'; do
+        "$bin/psql" -q -U postgres -h 127.0.0.1 -p "$postgres_port" -d postgres -c "$sql"
+    done
 }
 
 start_redis() {
@@ -120,7 +123,9 @@ start_redis() {
 start_production() {
     start_postgres
     start_redis
-    export VOXGATE_DATABASE_URL="postgres://voxgate@127.0.0.1:$postgres_port/postgres"
+    export VOXGATE_DATABASE_URL="postgres://voxgate@127.0.0.1:$postgres_port/voxgate"
+    VOXGATE_KEY_RING="walk:$(head -c 32 /dev/urandom | base64)"
+    export VOXGATE_KEY_RING
     export VOXGATE_REDIS_URL="redis://127.0.0.1:$redis_port"
     "$voxgate" migrate >"$dir/migrate.log" 2>&1
     "$voxgate" tenant create --name demo >"$dir/tenant.log" 2>&1

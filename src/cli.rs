@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agents::Rewrapped,
     config::{CONFIG_VARIABLE, Config, KEY_VARIABLE, LogFormat},
     domain::{
         clock::Timestamp,
@@ -42,8 +43,17 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// What is kept sealed.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// A simulated media node on a running service.
     NodeSim(NodeSim),
+}
+
+#[derive(Debug, Subcommand)]
+enum SecretsCommand {
+    /// Bring every sealed secret under the first key of the key ring, while the service goes on.
+    Rewrap,
 }
 
 #[derive(Debug, Subcommand)]
@@ -137,6 +147,7 @@ impl Cli {
             Command::Migrate => Tools::new(&config)?.migrate().await,
             Command::Tenant(command) => tenant(&config, command).await,
             Command::Key(command) => key(&config, command).await,
+            Command::Secrets(SecretsCommand::Rewrap) => rewrap(&config).await,
             Command::NodeSim(options) => node_sim::run(options.on(&config), stop_signal()?).await,
         }
     }
@@ -147,6 +158,13 @@ async fn tenant(config: &Config, command: TenantCommand) -> anyhow::Result<()> {
     let draft = TenantDraft { name: Some(name), default_ws_url, max_concurrent };
     let tenant = Tools::new(config)?.create_tenant(draft).await?;
     say(&format!("{} {}", tenant.id, tenant.name))
+}
+
+async fn rewrap(config: &Config) -> anyhow::Result<()> {
+    let Rewrapped { rewrapped, done } = Tools::new(config)?.rewrap(config).await?;
+    say(&format!("rewrapped {rewrapped} secrets"))?;
+    anyhow::ensure!(done, "secrets are still being written under an older key: give every replica this key ring first");
+    Ok(())
 }
 
 async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {

@@ -15,7 +15,9 @@ use figment::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::{admission::RedisSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings};
+use crate::{
+    admission::RedisSettings, agents::CacheSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings,
+};
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";
@@ -23,12 +25,14 @@ pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";
 pub const KEY_VARIABLE: &str = "VOXGATE_KEY";
 
 /// The variables that set a key of the file, by that key. All others are left alone.
-const VARIABLES: [(&str, &str); 7] = [
+const VARIABLES: [(&str, &str); 9] = [
     ("VOXGATE_GRPC_ADDR", "grpc_addr"),
     ("VOXGATE_ADMIN_ADDR", "admin_addr"),
     ("VOXGATE_DATA_DIR", "data_dir"),
     ("VOXGATE_DATABASE_URL", "database_url"),
     ("VOXGATE_REDIS_URL", "redis_url"),
+    ("VOXGATE_KEY_RING", "secrets.key_ring"),
+    ("VOXGATE_KEY_RING_FILE", "secrets.key_ring_file"),
     ("VOXGATE_LOG", "log"),
     ("VOXGATE_LOG_FORMAT", "log_format"),
 ];
@@ -37,6 +41,12 @@ const VARIABLES: [(&str, &str); 7] = [
 const COUNT_MAX: u64 = 1_000_000;
 /// Of every interval and timeout: a longer one is a slip of the unit.
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
+/// Of each cache: no machine's memory is larger.
+const CACHE_MAX_BYTES: u64 = 1 << 40;
+/// Callers are promised that a read is never older than this after a change on another replica.
+const FRESH_MAX_MS: u64 = 5_000;
+/// Callers are promised that a revoked key is refused everywhere within a second.
+const KEY_FRESH_MAX_MS: u64 = 900;
 const YEAR_HOURS: u64 = 366 * 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -111,6 +121,19 @@ pub struct Config {
     pub database: PoolSettings,
     #[serde(default)]
     pub redis: RedisSettings,
+    #[serde(default)]
+    pub cache: CacheSettings,
+    #[serde(default)]
+    pub secrets: SecretSettings,
+}
+
+/// The keys under which secrets are kept. Lines or commas of `id:key`, each key 32 bytes in base64; the first seals, all
+/// open. One of the two is needed by `serve`; the embedded default makes a ring of its own.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretSettings {
+    pub key_ring: Option<SecretString>,
+    pub key_ring_file: Option<PathBuf>,
 }
 
 fn default_data_dir() -> PathBuf {
@@ -143,7 +166,7 @@ impl Config {
 
     /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
     fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, rpc, calls, database, redis, .. } = self;
+        let Self { listen, rpc, calls, database, redis, cache, .. } = self;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let limits = [
             ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
@@ -165,6 +188,11 @@ impl Config {
             ("database.statement_timeout_ms", database.statement_timeout_ms, 1..=DAY_MS),
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
+            ("cache.agents_max_bytes", count(cache.agents_max_bytes), 1..=CACHE_MAX_BYTES),
+            ("cache.tenants_max_bytes", count(cache.tenants_max_bytes), 1..=CACHE_MAX_BYTES),
+            ("cache.fresh_ms", cache.fresh_ms, 0..=FRESH_MAX_MS),
+            ("cache.key_fresh_ms", cache.key_fresh_ms, 0..=KEY_FRESH_MAX_MS),
+            ("cache.outage_ms", cache.outage_ms, 0..=DAY_MS),
         ];
         let faults: Vec<_> = limits
             .iter()

@@ -45,8 +45,11 @@ impl Home {
             machine::postgres_version(&database),
             machine::redis_version()
         );
-        let stores =
-            [("VOXGATE_DATABASE_URL", database), ("VOXGATE_REDIS_URL", redis.url().expose_secret().to_owned())];
+        let stores = [
+            ("VOXGATE_DATABASE_URL", database),
+            ("VOXGATE_REDIS_URL", redis.url().expose_secret().to_owned()),
+            ("VOXGATE_KEY_RING", "bench:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned()),
+        ];
         Self::start(title, "serve", &stores, Some(redis), Some(postgres))
     }
 

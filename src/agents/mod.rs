@@ -4,12 +4,18 @@
 //! one query text. Every call takes the tenant first and sees that tenant's rows alone: another tenant's
 //! id is an id that does not exist. Rules about what may be written are in `domain::voice_agent`.
 
+mod cache;
+mod resolve;
+mod rewrap;
 mod service;
 mod sql;
 
 use async_trait::async_trait;
 
 pub use self::{
+    cache::{AgentCache, CacheSettings},
+    resolve::{Found, Hints, Resolved, Source, Step},
+    rewrap::{Rewrapped, rewrap},
     service::{Patch, Transition, VoiceAgents},
     sql::SqlVoiceAgentStore,
 };
@@ -18,6 +24,7 @@ use crate::domain::{
     clock::Timestamp,
     hash::Sha256,
     ids::{TenantId, VoiceAgentId},
+    keyring::Sealed,
     page::{Page, PageRequest},
     voice_agent::{Status, VoiceAgent},
 };
@@ -67,25 +74,68 @@ pub enum Deleted {
     },
 }
 
+/// What a tenant's calls fall back to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fallback {
+    pub voice_agent: Option<VoiceAgentId>,
+    /// Where an agent is made from when nothing names one.
+    pub ws_url: Option<String>,
+}
+
+/// A sealed secret of one revision.
+#[derive(Debug, Clone)]
+pub struct SealedToken {
+    pub tenant: TenantId,
+    pub agent: VoiceAgentId,
+    pub revision: i64,
+    pub sealed: Sealed,
+}
+
 #[async_trait]
 pub trait VoiceAgentStore: Send + Sync + std::fmt::Debug {
-    /// Writes a new agent, and remembers `request` with it in one transaction. `NotFound(Tenant)` if the tenant does not exist.
+    /// Writes a new agent as its first revision, and remembers `request` with it, in one transaction.
+    /// `NotFound(Tenant)` if the tenant does not exist.
     async fn create(&self, tenant: TenantId, agent: &VoiceAgent, request: Option<CreateRequest>) -> Result<Created>;
 
     async fn get(&self, tenant: TenantId, id: VoiceAgentId) -> Result<Option<VoiceAgent>>;
 
+    /// The agent as it was at `revision`.
+    async fn at(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<Option<VoiceAgent>>;
+
+    /// The agent as it was at each revision, newest first, each before that of `before`; at most `limit`. None where
+    /// the agent does not exist.
+    async fn revisions(
+        &self,
+        tenant: TenantId,
+        id: VoiceAgentId,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<VoiceAgent>>;
+
     /// Newest first by `(created_at, id)`; `total_size` counts what the filter matches.
     async fn list(&self, tenant: TenantId, filter: &Filter, page: PageRequest) -> Result<Page<VoiceAgent>>;
 
-    /// Replaces the row by `agent` if it still is at `agent.revision - 1`.
+    /// Replaces the row by `agent` and keeps it as a revision, if the row still is at `agent.revision - 1`.
     async fn update(&self, tenant: TenantId, agent: &VoiceAgent) -> Result<Changed>;
 
-    /// Removes the row if it is at `revision` and no session of it is active; clears it as the tenant's default.
+    /// Removes the row and its revisions if it is at `revision` and no session of it is active; clears it as the
+    /// tenant's default.
     async fn delete(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<Deleted>;
 
-    /// The tenant's default. `NotFound(Tenant)` if the tenant does not exist.
-    async fn default(&self, tenant: TenantId) -> Result<Option<VoiceAgentId>>;
+    /// `NotFound(Tenant)` if the tenant does not exist.
+    async fn fallback(&self, tenant: TenantId) -> Result<Fallback>;
 
     /// Pins or clears the tenant's default; `NotFound(VoiceAgent)` if the agent is not the tenant's.
     async fn set_default(&self, tenant: TenantId, id: Option<VoiceAgentId>, now: Timestamp) -> Result<()>;
+
+    /// Creates `agent` and pins it as the tenant's default, unless the tenant has one: however many race, one agent is
+    /// made. Answers the tenant's default; it is `agent` for the one who made it.
+    async fn create_default(&self, tenant: TenantId, agent: &VoiceAgent) -> Result<VoiceAgentId>;
+
+    /// Sealed secrets of all tenants in the order of `(tenant, agent, revision)`, those after `after`.
+    async fn sealed_tokens(&self, after: Option<&SealedToken>, limit: u16) -> Result<Vec<SealedToken>>;
+
+    /// Puts `sealed` in the place of `old` in its revision, and in the agent if it is there too. False where the
+    /// revision holds another by now.
+    async fn reseal(&self, old: &SealedToken, sealed: &Sealed) -> Result<bool>;
 }

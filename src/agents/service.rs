@@ -1,19 +1,23 @@
 //! What may be done with a tenant's voice agents.
 //!
+//! Reading is from memory, and as old as [`CacheSettings`](super::CacheSettings) allow; changing never is.
 //! Every change is made on the revision that was read and written only if that still is the current one, so no
 //! update is lost: with an etag the loser is told, without one the change is made again on what is there now.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Changed, CreateRequest, Created, Filter, VoiceAgentStore};
+use secrecy::SecretString;
+
+use super::{AgentCache, Changed, CreateRequest, Created, Deleted, Filter, VoiceAgentStore};
 use crate::domain::{
     Env, Error, Result,
     error::Resource,
     hash::Sha256,
     ids::{TenantId, VoiceAgentId},
+    keyring::KeyRing,
     page::{Page, PageRequest},
     violations::Violations,
-    voice_agent::{Draft, Field, Spec, Status, VoiceAgent},
+    voice_agent::{AuthToken, Draft, Field, Spec, Status, VoiceAgent},
 };
 
 /// How long the answer to a `request_id` is kept.
@@ -21,7 +25,9 @@ const REQUEST_MEMORY: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Clone)]
 pub struct VoiceAgents {
-    store: Arc<dyn VoiceAgentStore>,
+    pub(super) store: Arc<dyn VoiceAgentStore>,
+    pub(super) cache: Arc<AgentCache>,
+    ring: Arc<KeyRing>,
     env: Env,
 }
 
@@ -63,8 +69,8 @@ impl Transition {
 }
 
 impl VoiceAgents {
-    pub fn new(store: Arc<dyn VoiceAgentStore>, env: Env) -> Self {
-        Self { store, env }
+    pub fn new(store: Arc<dyn VoiceAgentStore>, cache: Arc<AgentCache>, ring: Arc<KeyRing>, env: Env) -> Self {
+        Self { store, cache, ring, env }
     }
 
     /// Creates an agent; the same `request` (its id and what it asks for) again answers the same agent.
@@ -73,18 +79,11 @@ impl VoiceAgents {
         tenant: TenantId,
         spec: Spec,
         request: Option<(uuid::Uuid, Sha256)>,
+        actor: String,
     ) -> Result<VoiceAgent> {
-        let now = self.env.now();
-        let agent = VoiceAgent {
-            id: VoiceAgentId::new(&self.env),
-            tenant,
-            spec,
-            status: Status::Active,
-            revision: 1,
-            created_at: now,
-            updated_at: now,
-        };
-        let remembered_since = now.minus(REQUEST_MEMORY);
+        let mut agent = self.first_revision(tenant, spec, actor);
+        self.seal(&mut agent)?;
+        let remembered_since = agent.created_at.minus(REQUEST_MEMORY);
         let create = request.map(|(id, digest)| CreateRequest { id, digest, remembered_since });
         match (self.store.create(tenant, &agent, create).await?, request) {
             (Created::New, _) => Ok(agent),
@@ -94,8 +93,54 @@ impl VoiceAgents {
         }
     }
 
-    pub async fn get(&self, tenant: TenantId, id: VoiceAgentId) -> Result<VoiceAgent> {
+    pub(super) fn first_revision(&self, tenant: TenantId, spec: Spec, actor: String) -> VoiceAgent {
+        let now = self.env.now();
+        VoiceAgent {
+            id: VoiceAgentId::new(&self.env),
+            tenant,
+            spec,
+            status: Status::Active,
+            revision: 1,
+            created_at: now,
+            updated_at: now,
+            updated_by: actor,
+        }
+    }
+
+    pub async fn get(&self, tenant: TenantId, id: VoiceAgentId) -> Result<Arc<VoiceAgent>> {
+        self.cache.get(tenant, id).await?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))
+    }
+
+    /// As it is at this moment, for a change that is built on it.
+    pub async fn current(&self, tenant: TenantId, id: VoiceAgentId) -> Result<VoiceAgent> {
         self.store.get(tenant, id).await?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))
+    }
+
+    /// As it was at `revision`.
+    pub async fn at(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<VoiceAgent> {
+        self.store.at(tenant, id, revision).await?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))
+    }
+
+    /// As it was at each revision before `before`, newest first; at most `limit`.
+    pub async fn revisions(
+        &self,
+        tenant: TenantId,
+        id: VoiceAgentId,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<VoiceAgent>> {
+        let found = self.store.revisions(tenant, id, before, limit).await?;
+        if found.is_empty() {
+            // The end of the list, or of the agent.
+            self.current(tenant, id).await?;
+        }
+        Ok(found)
+    }
+
+    /// The agent's secret, for those who may see it.
+    pub fn reveal(&self, agent: &VoiceAgent) -> Result<Option<SecretString>> {
+        let token = agent.spec.auth_token.as_ref();
+        token.map(|token| token.reveal(&self.ring, agent.tenant, agent.id)).transpose()
     }
 
     pub async fn list(&self, tenant: TenantId, filter: &Filter, page: PageRequest) -> Result<Page<VoiceAgent>> {
@@ -109,8 +154,9 @@ impl VoiceAgents {
         id: VoiceAgentId,
         etag: Option<&str>,
         patch: &Patch,
+        actor: &str,
     ) -> Result<VoiceAgent> {
-        self.change(tenant, id, etag, |agent| {
+        self.change(tenant, id, etag, actor, |agent| {
             agent.spec = patch.applied_to(&agent.spec)?;
             Ok(!patch.fields.is_empty())
         })
@@ -124,12 +170,30 @@ impl VoiceAgents {
         id: VoiceAgentId,
         etag: Option<&str>,
         transition: Transition,
+        actor: &str,
     ) -> Result<VoiceAgent> {
-        self.change(tenant, id, etag, |agent| {
+        self.change(tenant, id, etag, actor, |agent| {
             let status = transition.applied_to(agent)?;
             let moves = status != agent.status;
             agent.status = status;
             Ok(moves)
+        })
+        .await
+    }
+
+    /// Makes an earlier revision's settings current again, as a new revision; the status stays.
+    pub async fn roll_back(
+        &self,
+        tenant: TenantId,
+        id: VoiceAgentId,
+        etag: Option<&str>,
+        revision: i64,
+        actor: &str,
+    ) -> Result<VoiceAgent> {
+        let earlier = self.at(tenant, id, revision).await?;
+        self.change(tenant, id, etag, actor, |agent| {
+            agent.spec = earlier.spec.clone();
+            Ok(true)
         })
         .await
     }
@@ -139,10 +203,11 @@ impl VoiceAgents {
         tenant: TenantId,
         id: VoiceAgentId,
         etag: Option<&str>,
+        actor: &str,
         change: impl Fn(&mut VoiceAgent) -> Result<bool>,
     ) -> Result<VoiceAgent> {
         loop {
-            let mut agent = self.get(tenant, id).await?;
+            let mut agent = self.current(tenant, id).await?;
             if etag.is_some_and(|etag| etag != agent.etag()) {
                 return Err(Error::EtagMismatch { current: agent.etag() });
             }
@@ -151,7 +216,12 @@ impl VoiceAgents {
             }
             agent.revision += 1;
             agent.updated_at = self.env.now();
-            match self.store.update(tenant, &agent).await? {
+            actor.clone_into(&mut agent.updated_by);
+            self.seal(&mut agent)?;
+            let changed = self.store.update(tenant, &agent).await;
+            // Also after an error, which may have come after the change.
+            self.cache.forget(tenant, id);
+            match changed? {
                 Changed::Done => return Ok(agent),
                 // With an etag the next look tells the caller; without one the change is made on what is there now.
                 Changed::Stale => {}
@@ -159,17 +229,34 @@ impl VoiceAgents {
         }
     }
 
+    fn seal(&self, agent: &mut VoiceAgent) -> Result<()> {
+        let token = agent.spec.auth_token.take();
+        let seal = |token: AuthToken| token.sealed(&self.ring, &self.env, (agent.tenant, agent.id), agent.revision);
+        agent.spec.auth_token = token.map(seal).transpose()?;
+        Ok(())
+    }
+
+    /// Removes the agent, if it is at `revision` and no session of it is active.
+    pub async fn delete(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<Deleted> {
+        let deleted = self.store.delete(tenant, id, revision).await;
+        self.cache.forget(tenant, id);
+        self.cache.forget_fallback(tenant);
+        deleted
+    }
+
     pub async fn default(&self, tenant: TenantId) -> Result<Option<VoiceAgentId>> {
-        self.store.default(tenant).await
+        Ok(self.store.fallback(tenant).await?.voice_agent)
     }
 
     pub async fn set_default(&self, tenant: TenantId, id: Option<VoiceAgentId>) -> Result<()> {
         if let Some(id) = id {
-            let agent = self.get(tenant, id).await?;
+            let agent = self.current(tenant, id).await?;
             if agent.status == Status::Archived {
                 return Err(Error::VoiceAgentArchived { agent: id });
             }
         }
-        self.store.set_default(tenant, id, self.env.now()).await
+        let set = self.store.set_default(tenant, id, self.env.now()).await;
+        self.cache.forget_fallback(tenant);
+        set
     }
 }

@@ -1,20 +1,20 @@
 //! Voice agents in SQL.
 
+mod revisions;
 mod rows;
 
 use async_trait::async_trait;
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult,
     SelectableHelper as _,
-    sql_types::{Integer, Text},
 };
 use diesel_async::RunQueryDsl as _;
 
-use self::rows::{CreateRequestRow, VoiceAgentRow};
-use super::{Changed, CreateRequest, Created, Deleted, Filter, VoiceAgentStore};
+use self::rows::{CreateRequestRow, RevisionRow, VoiceAgentRow};
+use super::{Changed, CreateRequest, Created, Deleted, Fallback, Filter, SealedToken, VoiceAgentStore};
 use crate::{
     db::{
-        Connection, Database, missing, query,
+        Connection, Database, Prepared, missing, query,
         schema::{sessions, tenants, voice_agent_create_requests as requests, voice_agents as agents},
         types::Uid,
     },
@@ -23,16 +23,12 @@ use crate::{
         clock::Timestamp,
         error::Resource,
         ids::{TenantId, VoiceAgentId},
+        keyring::Sealed,
         page::{Cursor, Page, PageRequest},
         session::SessionStatus,
         voice_agent::VoiceAgent,
     },
 };
-
-diesel::define_sql_function! {
-    /// The same characters in both dialects, where LIKE would ignore case in one and need escapes in both.
-    fn substr(text: Text, start: Integer, characters: Integer) -> Text;
-}
 
 #[derive(Debug, Clone)]
 pub struct SqlVoiceAgentStore {
@@ -48,24 +44,40 @@ impl SqlVoiceAgentStore {
 #[async_trait]
 impl VoiceAgentStore for SqlVoiceAgentStore {
     async fn create(&self, tenant: TenantId, agent: &VoiceAgent, request: Option<CreateRequest>) -> Result<Created> {
-        let row = VoiceAgentRow::of(tenant, agent)?;
-        let Some(request) = request else {
-            return self.db.run(move |conn| Box::pin(insert(conn, row))).await;
-        };
+        let rows = AgentRows::of(tenant, agent)?;
         self.db
+            .of(tenant)
             .transaction(move |conn| {
                 Box::pin(async move {
-                    match remember(conn, tenant, request, &row).await? {
-                        Some(replay) => Ok(replay),
-                        None => insert(conn, row).await,
+                    if let Some(request) = request
+                        && let Some(replay) = remember(conn, tenant, request, &rows.agent).await?
+                    {
+                        return Ok(replay);
                     }
+                    insert(conn, tenant, rows).await?;
+                    Ok(Created::New)
                 })
             })
             .await
     }
 
     async fn get(&self, tenant: TenantId, id: VoiceAgentId) -> Result<Option<VoiceAgent>> {
-        self.db.run(move |conn| Box::pin(find(conn, tenant, id))).await
+        self.db.of(tenant).run(move |conn| Box::pin(find(conn, tenant, id))).await
+    }
+
+    async fn at(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<Option<VoiceAgent>> {
+        let found = self.revisions(tenant, id, Some(revision.saturating_add(1)), 1).await?;
+        Ok(found.into_iter().find(|agent| agent.revision == revision))
+    }
+
+    async fn revisions(
+        &self,
+        tenant: TenantId,
+        id: VoiceAgentId,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<VoiceAgent>> {
+        self.db.of(tenant).run(move |conn| Box::pin(revisions::select(conn, tenant, id, before, limit))).await
     }
 
     async fn list(&self, tenant: TenantId, filter: &Filter, page: PageRequest) -> Result<Page<VoiceAgent>> {
@@ -73,8 +85,11 @@ impl VoiceAgentStore for SqlVoiceAgentStore {
             return Ok(Page { items: Vec::new(), next: None, total_size: 0 });
         }
         let filter = filter.clone();
-        let (rows, total_size) =
-            self.db.run(move |conn| Box::pin(async move { Ok(select(conn, tenant, filter, page).await?) })).await?;
+        let (rows, total_size) = self
+            .db
+            .of(tenant)
+            .run(move |conn| Box::pin(async move { Ok(select(conn, tenant, filter, page).await?) }))
+            .await?;
         let found = rows.into_iter().map(VoiceAgent::try_from).collect::<Result<Vec<_>>>()?;
         Ok(Page::of(found, page.size, total_size, |agent| Cursor {
             created_at: agent.created_at,
@@ -83,38 +98,38 @@ impl VoiceAgentStore for SqlVoiceAgentStore {
     }
 
     async fn update(&self, tenant: TenantId, agent: &VoiceAgent) -> Result<Changed> {
-        let row = VoiceAgentRow::of(tenant, agent)?;
+        let AgentRows { agent: row, revision } = AgentRows::of(tenant, agent)?;
         let (id, before) = (agent.id, agent.revision - 1);
         self.db
-            .run(move |conn| {
+            .of(tenant)
+            .transaction(move |conn| {
                 Box::pin(async move {
                     let target = agents::table.find((tenant, id)).filter(agents::revision.eq(before));
-                    let written = query!(conn, c => diesel::update(target).set(row).execute(c).await)?;
-                    Ok(if written == 1 { Changed::Done } else { Changed::Stale })
+                    let written = query!(conn, c => Prepared(diesel::update(target).set(row)).execute(c).await)?;
+                    if written == 0 {
+                        return Ok(Changed::Stale);
+                    }
+                    revisions::keep(conn, revision).await?;
+                    Ok(Changed::Done)
                 })
             })
             .await
     }
 
     async fn delete(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<Deleted> {
-        self.db.transaction(move |conn| Box::pin(async move { Ok(remove(conn, tenant, id, revision).await?) })).await
+        self.db
+            .of(tenant)
+            .transaction(move |conn| Box::pin(async move { Ok(remove(conn, tenant, id, revision).await?) }))
+            .await
     }
 
-    async fn default(&self, tenant: TenantId) -> Result<Option<VoiceAgentId>> {
-        self.db
-            .run(move |conn| {
-                Box::pin(async move {
-                    let of_tenant = tenants::table.find(tenant).select(tenants::default_voice_agent_id);
-                    let found = query!(conn, c => of_tenant.first::<Option<Uid>>(c).await).optional()?;
-                    let default = found.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
-                    Ok(default.map(VoiceAgentId::from))
-                })
-            })
-            .await
+    async fn fallback(&self, tenant: TenantId) -> Result<Fallback> {
+        self.db.of(tenant).run(move |conn| Box::pin(async move { fallback(conn, tenant, Lock::No).await })).await
     }
 
     async fn set_default(&self, tenant: TenantId, id: Option<VoiceAgentId>, now: Timestamp) -> Result<()> {
         self.db
+            .of(tenant)
             .transaction(move |conn| {
                 Box::pin(async move {
                     if let Some(id) = id
@@ -122,13 +137,38 @@ impl VoiceAgentStore for SqlVoiceAgentStore {
                     {
                         return Err(Error::not_found(Resource::VoiceAgent, id));
                     }
-                    let pin = (tenants::default_voice_agent_id.eq(id.map(Uid::from)), tenants::updated_at.eq(now));
-                    let written =
-                        query!(conn, c => diesel::update(tenants::table.find(tenant)).set(pin).execute(c).await)?;
-                    if written == 1 { Ok(()) } else { Err(Error::not_found(Resource::Tenant, tenant)) }
+                    pin(conn, tenant, id, now).await
                 })
             })
             .await
+    }
+
+    async fn create_default(&self, tenant: TenantId, agent: &VoiceAgent) -> Result<VoiceAgentId> {
+        let (rows, id, now) = (AgentRows::of(tenant, agent)?, agent.id, agent.created_at);
+        self.db
+            .of(tenant)
+            .transaction(move |conn| {
+                Box::pin(async move {
+                    // Those who race queue up here, and all but the first find a default.
+                    if let Some(standing) = fallback(conn, tenant, Lock::Yes).await?.voice_agent {
+                        return Ok(standing);
+                    }
+                    insert(conn, tenant, rows).await?;
+                    pin(conn, tenant, Some(id), now).await?;
+                    Ok(id)
+                })
+            })
+            .await
+    }
+
+    async fn sealed_tokens(&self, after: Option<&SealedToken>, limit: u16) -> Result<Vec<SealedToken>> {
+        let after = after.map(|token| (token.tenant, token.agent, token.revision));
+        self.db.of_everyone().run(move |conn| Box::pin(revisions::sealed(conn, after, limit))).await
+    }
+
+    async fn reseal(&self, old: &SealedToken, sealed: &Sealed) -> Result<bool> {
+        let (old, sealed) = (old.clone(), sealed.as_bytes().to_vec());
+        self.db.of(old.tenant).transaction(move |conn| Box::pin(revisions::reseal(conn, old, sealed))).await
     }
 }
 
@@ -149,11 +189,48 @@ async fn find(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId) -> Resu
     row.map(VoiceAgent::try_from).transpose()
 }
 
-async fn insert(conn: &mut Connection, row: VoiceAgentRow) -> Result<Created> {
-    let tenant: TenantId = row.tenant_id.into();
-    let written = query!(conn, c => diesel::insert_into(agents::table).values(row).execute(c).await);
+/// An agent as the two rows that it is written as.
+struct AgentRows {
+    agent: VoiceAgentRow,
+    revision: RevisionRow,
+}
+
+impl AgentRows {
+    fn of(tenant: TenantId, agent: &VoiceAgent) -> Result<Self> {
+        Ok(Self { agent: VoiceAgentRow::of(tenant, agent)?, revision: RevisionRow::of(tenant, agent)? })
+    }
+}
+
+async fn insert(conn: &mut Connection, tenant: TenantId, rows: AgentRows) -> Result<()> {
+    let written = query!(conn, c => diesel::insert_into(agents::table).values(rows.agent).execute(c).await);
     written.map_err(missing(Resource::Tenant, tenant))?;
-    Ok(Created::New)
+    revisions::keep(conn, rows.revision).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Yes,
+    No,
+}
+
+async fn fallback(conn: &mut Connection, tenant: TenantId, lock: Lock) -> Result<Fallback> {
+    let columns = (tenants::default_voice_agent_id, tenants::default_ws_url);
+    let of_tenant = tenants::table.find(tenant).select(columns);
+    let found: Option<(Option<Uid>, Option<String>)> = match conn {
+        Connection::Postgres(pg) if lock == Lock::Yes => {
+            of_tenant.for_no_key_update().first(&mut pg.session).await.optional()?
+        }
+        // Its transactions exclude each other from their beginning.
+        _ => query!(conn, c => of_tenant.first(c).await).optional()?,
+    };
+    let (voice_agent, ws_url) = found.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
+    Ok(Fallback { voice_agent: voice_agent.map(Into::into), ws_url })
+}
+
+async fn pin(conn: &mut Connection, tenant: TenantId, id: Option<VoiceAgentId>, now: Timestamp) -> Result<()> {
+    let pin = (tenants::default_voice_agent_id.eq(id.map(Uid::from)), tenants::updated_at.eq(now));
+    let written = query!(conn, c => diesel::update(tenants::table.find(tenant)).set(pin).execute(c).await)?;
+    if written == 1 { Ok(()) } else { Err(Error::not_found(Resource::Tenant, tenant)) }
 }
 
 /// Notes that `request` makes `row`. An answer if an earlier one of the same id has made an agent already; a
@@ -211,8 +288,11 @@ async fn select(
                 matching = matching.filter(agents::external_agent_id.eq(external_id));
             }
             if let Some(prefix) = filter.name_prefix.clone() {
-                let characters = i32::try_from(prefix.chars().count()).unwrap_or(i32::MAX);
-                matching = matching.filter(substr(agents::name, 1, characters).eq(prefix));
+                // Both databases compare byte for byte, so the names with a prefix lie in one range of the index.
+                if let Some(end) = after_prefix(&prefix) {
+                    matching = matching.filter(agents::name.lt(end));
+                }
+                matching = matching.filter(agents::name.ge(prefix));
             }
             matching
         }};
@@ -230,6 +310,20 @@ async fn select(
             .await?;
         Ok((rows, matching!(agents::table.count()).get_result(c).await?))
     })
+}
+
+/// The first text after all that begin with `prefix`; none where there is no such.
+fn after_prefix(prefix: &str) -> Option<String> {
+    let mut kept: Vec<char> = prefix.chars().collect();
+    while let Some(last) = kept.pop() {
+        // Surrogates are no characters: the one after U+D7FF is U+E000. UTF-8 keeps the order of code points.
+        let next = if last == '\u{d7ff}' { Some('\u{e000}') } else { char::from_u32(u32::from(last) + 1) };
+        if let Some(next) = next {
+            kept.push(next);
+            return Some(kept.into_iter().collect());
+        }
+    }
+    None
 }
 
 /// The agent's revision; until the transaction ends nobody else changes or removes the row.

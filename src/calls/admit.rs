@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::Calls;
 use crate::{
+    agents::{Hints, Resolved},
     domain::{
         Error, Result,
         error::{Dependency, Resource},
@@ -28,7 +29,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Admit {
     pub call: CallId,
-    pub agent: VoiceAgentId,
+    /// The agent; absent: found by the hints.
+    pub agent: Option<VoiceAgentId>,
+    pub hints: Hints,
     pub direction: Direction,
     /// The node that hosts the call; absent: one is chosen.
     pub node: Option<NodeId>,
@@ -45,7 +48,8 @@ pub struct Admit {
 /// A call that was admitted.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    pub agent: VoiceAgentId,
+    /// The agent, and how it was found.
+    pub resolved: Resolved,
     pub revision: i64,
     pub routing: Routing,
     pub auth_token: Option<SecretString>,
@@ -80,10 +84,13 @@ impl Calls {
     }
 
     async fn admit_now(&self, tenant: TenantId, request: Admit) -> Result<Admission> {
-        let (agent, owner) = tokio::join!(self.agents.get(tenant, request.agent), self.tenants.get(tenant));
-        let agent = agent?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, request.agent))?;
-        let owner = owner?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
+        let resolved =
+            self.agents.named_or_resolved(tenant, request.agent, request.hints, request.validate_only).await?;
+        let agent = resolved.agent.clone();
+        let owner = self.tenants.tenant(tenant).await?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
         self.check(&agent, &request).await?;
+        // Before a slot is taken: a call whose node cannot be told its secret would be admitted to silence.
+        let secret = self.agents.reveal(&agent)?;
 
         let acquire = acquire_request(&self.env, &agent, &owner, &request);
         if request.validate_only {
@@ -91,17 +98,17 @@ impl Calls {
                 Acquired::Granted { usage, .. } | Acquired::Existing { usage, .. } => usage,
                 refused => return Err(refusal(&acquire.call, &refused)),
             };
-            return Ok(Admission::of(&agent, usage, None));
+            return Ok(Admission::of(resolved, secret, usage));
         }
         let acquired = self.acquire(tenant, request.sandbox, &acquire).await?;
         let session = match acquired.standing.clone() {
             Some(standing) => standing,
             None => self.open_session(&agent, &request, &acquired).await?,
         };
-        self.tell_node(&session, &agent, &acquired.lease)?;
+        self.tell_node(&session, secret.as_ref(), &acquired.lease)?;
         let token = self.tokens.sign(&session)?;
         let Acquisition { lease, usage, .. } = acquired;
-        let mut admission = Admission::of(&agent, usage, None);
+        let mut admission = Admission::of(resolved, secret, usage);
         admission.routing.clone_from(&session.routing);
         admission.revision = session.agent_revision;
         admission.held = Some(Held { lease, session, token });
@@ -189,7 +196,7 @@ impl Calls {
 
     /// Tells the call's node, if it is connected here and does not know the call: now, or again after a crash between
     /// the session and this.
-    fn tell_node(&self, session: &Session, agent: &VoiceAgent, lease: &Lease) -> Result<()> {
+    fn tell_node(&self, session: &Session, secret: Option<&SecretString>, lease: &Lease) -> Result<()> {
         let Some(address) = session.node_address() else { return Ok(()) };
         // Reserved is not told: only a node that has answered for the call surely knows it.
         let known = session.state.ws_connected && self.nodes.hosts(&address, &session.call, lease.id);
@@ -199,7 +206,7 @@ impl Calls {
         let token = self.tokens.sign(session)?;
         let assignment = Assignment {
             session: session.clone(),
-            auth_token: agent.spec.auth_token.clone(),
+            auth_token: secret.cloned(),
             lease_expires_at: lease.expires_at,
             token: token.text,
             token_expires_at: token.expires_at,
@@ -242,14 +249,14 @@ struct Acquisition {
 }
 
 impl Admission {
-    fn of(agent: &VoiceAgent, usage: Usage, held: Option<Held>) -> Self {
+    fn of(resolved: Resolved, auth_token: Option<SecretString>, usage: Usage) -> Self {
         Self {
-            agent: agent.id,
-            revision: agent.revision,
-            routing: Routing::from(&agent.spec),
-            auth_token: agent.spec.auth_token.clone(),
+            revision: resolved.agent.revision,
+            routing: Routing::from(&resolved.agent.spec),
+            resolved,
+            auth_token,
             usage,
-            held,
+            held: None,
         }
     }
 }

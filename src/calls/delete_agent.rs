@@ -3,7 +3,7 @@
 use super::{Calls, finish::Node};
 use crate::{
     agents::Deleted,
-    domain::{Error, Result, error::Resource, ids::VoiceAgentId, principal::Principal, session::Outcome},
+    domain::{Error, Result, ids::VoiceAgentId, principal::Principal, session::Outcome},
 };
 
 /// Sessions that are ended at a time.
@@ -23,8 +23,7 @@ impl Calls {
         self.to_the_end(async move {
             let mut in_use = 0;
             for _ in 0..MAX_BATCHES {
-                let agent = calls.agents.get(tenant, id).await?;
-                let agent = agent.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))?;
+                let agent = calls.agents.current(tenant, id).await?;
                 if etag.as_ref().is_some_and(|etag| *etag != agent.etag()) {
                     return Err(Error::EtagMismatch { current: agent.etag() });
                 }

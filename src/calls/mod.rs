@@ -30,12 +30,12 @@ pub use self::{
 };
 use crate::{
     admission::SlotStore,
-    agents::VoiceAgentStore,
+    agents::VoiceAgents,
     control::{CommandBus, OperationStore},
     domain::Env,
     nodes::NodeRegistry,
     sessions::SessionStore,
-    tenants::{TenantStore, TokenSigner},
+    tenants::{Directory, TokenSigner},
 };
 
 /// Limits of calls.
@@ -80,8 +80,8 @@ impl CallSettings {
 /// What the operations stand on.
 #[derive(Debug)]
 pub struct Rooms {
-    pub agents: Arc<dyn VoiceAgentStore>,
-    pub tenants: Arc<dyn TenantStore>,
+    pub agents: VoiceAgents,
+    pub tenants: Arc<Directory>,
     pub slots: Arc<dyn SlotStore>,
     pub sessions: Arc<dyn SessionStore>,
     pub operations: Arc<dyn OperationStore>,

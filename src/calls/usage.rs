@@ -14,12 +14,12 @@ impl Calls {
         match agent {
             Some(id) => {
                 let (agent, usage) = tokio::join!(self.agents.get(tenant, id), self.slots.usage(tenant, id));
-                let agent = agent?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))?;
+                let agent = agent?;
                 let (limit, reserved_inbound) = (agent.spec.max_concurrent, agent.spec.reserved_inbound);
                 Ok(Usage { limit, reserved_inbound, ..usage? })
             }
             None => {
-                let (owner, usage) = tokio::join!(self.tenants.get(tenant), self.slots.tenant_usage(tenant));
+                let (owner, usage) = tokio::join!(self.tenants.tenant(tenant), self.slots.tenant_usage(tenant));
                 let owner = owner?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
                 Ok(Usage { limit: owner.max_concurrent, reserved_inbound: 0, ..usage? })
             }

@@ -36,7 +36,7 @@ impl SqlOperationStore {
 impl OperationStore for SqlOperationStore {
     async fn begin(&self, tenant: TenantId, operation: &Operation, remembered_since: Timestamp) -> Result<Begun> {
         let row = OperationRow::of(tenant, operation)?;
-        self.db.run(move |conn| Box::pin(begin(conn, row, remembered_since))).await
+        self.db.of(tenant).run(move |conn| Box::pin(begin(conn, row, remembered_since))).await
     }
 
     async fn find(
@@ -48,6 +48,7 @@ impl OperationStore for SqlOperationStore {
     ) -> Result<Option<Operation>> {
         let (call, key) = (call.as_str().to_owned(), key.as_str().to_owned());
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let of_key = operations::table
@@ -64,6 +65,7 @@ impl OperationStore for SqlOperationStore {
 
     async fn withdraw(&self, tenant: TenantId, id: OperationId) -> Result<()> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     query!(conn, c => diesel::delete(operations::table.find((tenant, id))).execute(c).await)?;
@@ -77,6 +79,7 @@ impl OperationStore for SqlOperationStore {
         let change = Outcome::of(operation)?;
         let id = operation.id;
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let unfinished = operations::table
@@ -92,6 +95,7 @@ impl OperationStore for SqlOperationStore {
 
     async fn get(&self, tenant: TenantId, id: OperationId) -> Result<Option<Operation>> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let found = operations::table.find((tenant, id));

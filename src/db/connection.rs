@@ -14,14 +14,18 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use diesel::{QueryResult, SqliteConnection};
+use diesel::{QueryResult, SqliteConnection, sql_types::Bool};
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _, TransactionManager,
     sync_connection_wrapper::SyncConnectionWrapper,
 };
 use tokio_postgres::NoTls;
 
+use super::Reach;
 use crate::domain::{Error, Result, error::Internal};
+
+/// The word for all tenants in `voxgate.tenant`, as the policies of the migrations know it.
+const EVERYONE: &str = "everyone";
 
 pub(crate) type SqliteSession = SyncConnectionWrapper<SqliteConnection>;
 type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;
@@ -53,9 +57,18 @@ macro_rules! query {
 pub(crate) use query;
 
 impl Connection {
-    pub(super) async fn begin(&mut self) -> QueryResult<()> {
+    pub(super) async fn begin(&mut self, reach: Reach) -> QueryResult<()> {
         match self {
-            Self::Postgres(pg) => PgTransactions::begin_transaction(&mut pg.session).await,
+            // One round trip for both. The setting ends with the transaction, so no tenant's reach is left behind on
+            // a pooled connection.
+            Self::Postgres(pg) => {
+                let whose = match reach {
+                    Reach::Tenant(tenant) => tenant.to_string(),
+                    Reach::Everyone => EVERYONE.to_owned(),
+                };
+                let begin = format!("BEGIN; SET LOCAL voxgate.tenant = '{whose}'");
+                AnsiTransactionManager::begin_transaction_sql(&mut pg.session, &begin).await
+            }
             // IMMEDIATE: a transaction that took the write lock only at its first write could find that another
             // process has written since its first read, and fail.
             Self::Sqlite(sqlite) => {
@@ -133,6 +146,7 @@ impl managed::Manager for Manager {
                     format!("SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = {millis}");
                 let mut session = connect(config).await?;
                 session.session.batch_execute(&limits).await.map_err(Internal::new)?;
+                must_be_fenced(&mut session.session).await?;
                 Ok(Connection::Postgres(Box::new(session)))
             }
             Self::Sqlite { path } => open(path).await.map(Connection::Sqlite),
@@ -142,6 +156,19 @@ impl managed::Manager for Manager {
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Internal> {
         if connection.is_broken() { Err(RecycleError::message("the connection is broken")) } else { Ok(()) }
     }
+}
+
+/// Row-level security holds nobody back who may bypass it, and a fence that does not hold must not look like one.
+async fn must_be_fenced(session: &mut AsyncPgConnection) -> Result<(), Internal> {
+    use diesel_async::RunQueryDsl as _;
+    let sql = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user";
+    let bypasses = diesel::dsl::sql::<Bool>(sql).get_result::<bool>(session).await.map_err(Internal::new)?;
+    if bypasses {
+        return Err(Internal::new(
+            "this Postgres role bypasses row-level security: connect as one that is neither SUPERUSER nor BYPASSRLS",
+        ));
+    }
+    Ok(())
 }
 
 /// A new connection to Postgres, without limits yet.

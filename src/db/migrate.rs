@@ -48,7 +48,7 @@ async fn postgres(connection: PgSession) -> Result<()> {
 
 async fn sqlite(database: &Database) -> Result<()> {
     database
-        .run(|conn| {
+        .task(|conn| {
             Box::pin(async move {
                 let Connection::Sqlite(session) = conn else {
                     return Err(Error::internal("a pool of SQLite held a connection to Postgres"));

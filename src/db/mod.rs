@@ -7,6 +7,8 @@
 //! Absent on purpose: libpq, a check of every connection before it is used (its closing is noticed as it happens,
 //! see `connection`), and for now TLS to Postgres, whose place is `connection::connect`.
 
+pub(crate) mod cache;
+mod changes;
 mod connection;
 mod error;
 mod migrate;
@@ -26,13 +28,14 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tracing::Instrument as _;
 
+pub use self::changes::Change;
 use self::{connection::Manager, error::unavailable};
 pub(crate) use self::{
     connection::{Connection, query},
     error::{corrupt, missing},
     prepared::Prepared,
 };
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Result, ids::TenantId};
 
 /// How many connections a replica holds to Postgres, and how long it waits for one and on one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -100,17 +103,29 @@ impl Database {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<()> {
-        self.run(|conn| {
-            Box::pin(async move {
-                query!(conn, c => diesel::select(1.into_sql::<Integer>()).get_result::<i32>(c).await)?;
-                Ok(())
+        self.of_everyone()
+            .run(|conn| {
+                Box::pin(async move {
+                    query!(conn, c => diesel::select(1.into_sql::<Integer>()).get_result::<i32>(c).await)?;
+                    Ok(())
+                })
             })
-        })
-        .await
+            .await
     }
 
-    /// Does `work` on a connection, statement by statement. It is finished even if the caller goes away.
-    pub(crate) async fn run<T, W>(&self, work: W) -> Result<T>
+    /// The rows of one tenant. Every query says so itself; on Postgres row-level security says it once more.
+    pub(crate) const fn of(&self, tenant: TenantId) -> Rows<'_> {
+        Rows { database: self, reach: Reach::Tenant(tenant) }
+    }
+
+    /// The rows of all tenants: for work that belongs to no tenant's request, such as the sweep, or that has yet to
+    /// find out whose it is, such as a presented key.
+    pub(crate) const fn of_everyone(&self) -> Rows<'_> {
+        Rows { database: self, reach: Reach::Everyone }
+    }
+
+    /// Does `work` in a task of its own.
+    async fn task<T, W>(&self, work: W) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
@@ -131,33 +146,73 @@ impl Database {
         tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panic| Err(Error::internal(panic)))
     }
 
-    /// Does `work` in one transaction: an error rolls it back.
-    pub(crate) async fn transaction<T, W>(&self, work: W) -> Result<T>
+    async fn acquire(&self) -> Result<Object<Manager>> {
+        self.pool.get().await.map_err(unavailable)
+    }
+}
+
+/// Whose rows a piece of work reaches.
+#[derive(Debug, Clone, Copy)]
+enum Reach {
+    Tenant(TenantId),
+    Everyone,
+}
+
+/// The rows within reach, and what may be done with them.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'d> {
+    database: &'d Database,
+    reach: Reach,
+}
+
+impl Rows<'_> {
+    /// Does `work` on a connection. It is finished even if the caller goes away. Several statements need not see or
+    /// change the same state: that is what [`Rows::transaction`] is for.
+    pub(crate) async fn run<T, W>(self, work: W) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
     {
-        self.run(move |conn| {
-            Box::pin(async move {
-                conn.begin().await?;
-                match work(&mut *conn).await {
-                    Ok(value) => {
-                        conn.commit().await?;
-                        Ok(value)
+        let reach = self.reach;
+        self.database
+            .task(move |conn| {
+                Box::pin(async move {
+                    match conn {
+                        // Row-level security asks for a transaction even around one statement: its setting ends with it.
+                        Connection::Postgres(_) => within(conn, reach, work).await,
+                        Connection::Sqlite(_) => work(conn).await,
                     }
-                    Err(error) => {
-                        // Where even this fails, the pool finds the transaction open and discards the connection.
-                        let _ = conn.rollback().await;
-                        Err(error)
-                    }
-                }
+                })
             })
-        })
-        .await
+            .await
     }
 
-    async fn acquire(&self) -> Result<Object<Manager>> {
-        self.pool.get().await.map_err(unavailable)
+    /// Does `work` in one transaction: an error rolls it back.
+    pub(crate) async fn transaction<T, W>(self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
+    {
+        let reach = self.reach;
+        self.database.task(move |conn| Box::pin(within(conn, reach, work))).await
+    }
+}
+
+async fn within<T, W>(conn: &mut Connection, reach: Reach, work: W) -> Result<T>
+where
+    W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T>,
+{
+    conn.begin(reach).await?;
+    match work(&mut *conn).await {
+        Ok(value) => {
+            conn.commit().await?;
+            Ok(value)
+        }
+        Err(error) => {
+            // Where even this fails, the pool finds the transaction open and discards the connection.
+            let _ = conn.rollback().await;
+            Err(error)
+        }
     }
 }
 

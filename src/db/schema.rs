@@ -43,12 +43,12 @@ table! {
     token_keys (generation) {
         generation -> Integer,
         kid -> Text,
-        secret -> Binary,
+        sealed_secret -> Binary,
     }
 }
 
 table! {
-    use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
     use crate::db::types::{Document, Id, Moment};
 
     voice_agents (tenant_id, id) {
@@ -56,7 +56,7 @@ table! {
         id -> Id,
         name -> Text,
         ws_url -> Text,
-        auth_token -> Nullable<Text>,
+        sealed_auth_token -> Nullable<Binary>,
         audio_format -> Document,
         external_agent_id -> Nullable<Text>,
         transfer_destination -> Nullable<Text>,
@@ -69,6 +69,23 @@ table! {
         status -> Text,
         revision -> BigInt,
         created_at -> Moment,
+        updated_at -> Moment,
+        updated_by -> Text,
+    }
+}
+
+table! {
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    voice_agent_revisions (tenant_id, voice_agent_id, revision) {
+        tenant_id -> Id,
+        voice_agent_id -> Id,
+        revision -> BigInt,
+        spec -> Document,
+        sealed_auth_token -> Nullable<Binary>,
+        status -> Text,
+        updated_by -> Text,
         updated_at -> Moment,
     }
 }
@@ -141,6 +158,7 @@ allow_tables_to_appear_in_same_query!(
     api_keys,
     token_keys,
     voice_agents,
+    voice_agent_revisions,
     voice_agent_create_requests,
     sessions,
     operations,

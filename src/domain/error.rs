@@ -7,7 +7,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    ids::{CallId, IdempotencyKey, NodeId, OperationId, SessionId, VoiceAgentId},
+    ids::{CallId, IdempotencyKey, NodeId, OperationId, SessionId, TenantId, VoiceAgentId},
     lease::Denial,
     session::Outcome,
     tenant::Scope,
@@ -36,6 +36,7 @@ words!(
         VoiceAgentInUse = "VOICE_AGENT_IN_USE",
         VoiceAgentPaused = "VOICE_AGENT_PAUSED",
         VoiceAgentArchived = "VOICE_AGENT_ARCHIVED",
+        NoVoiceAgentConfigured = "NO_VOICE_AGENT_CONFIGURED",
         SubprotocolMismatch = "SUBPROTOCOL_MISMATCH",
         AiSessionTerminated = "AI_SESSION_TERMINATED",
         InvalidCallState = "INVALID_CALL_STATE",
@@ -77,6 +78,8 @@ pub enum Error {
     VoiceAgentPaused { agent: VoiceAgentId },
     #[error("the voice agent is archived")]
     VoiceAgentArchived { agent: VoiceAgentId },
+    #[error("nothing names a voice agent, and the tenant has no default_ws_url to make one from")]
+    NoVoiceAgentConfigured { tenant: TenantId },
     #[error("the voice agent speaks {}", .configured.as_str())]
     SubprotocolMismatch { configured: Subprotocol, requested: Subprotocol },
     #[error("the session has ended with {}", .outcome.as_str())]
@@ -239,6 +242,7 @@ impl Error {
             Self::VoiceAgentInUse { .. } => Reason::VoiceAgentInUse,
             Self::VoiceAgentPaused { .. } => Reason::VoiceAgentPaused,
             Self::VoiceAgentArchived { .. } => Reason::VoiceAgentArchived,
+            Self::NoVoiceAgentConfigured { .. } => Reason::NoVoiceAgentConfigured,
             Self::SubprotocolMismatch { .. } => Reason::SubprotocolMismatch,
             Self::AiSessionTerminated { .. } => Reason::AiSessionTerminated,
             Self::InvalidCallState { .. } | Self::NodeRefused { .. } => Reason::InvalidCallState,
@@ -272,6 +276,7 @@ impl Error {
             Self::VoiceAgentPaused { agent } | Self::VoiceAgentArchived { agent } => {
                 vec![("voice_agent_id", agent.to_string())]
             }
+            Self::NoVoiceAgentConfigured { tenant } => vec![("tenant_id", tenant.to_string())],
             Self::SubprotocolMismatch { configured, requested } => {
                 vec![("requested", requested.as_str().to_owned()), ("configured", configured.as_str().to_owned())]
             }

@@ -41,6 +41,14 @@ impl Principal {
         }
     }
 
+    /// Who it is, for the record of what they changed.
+    pub fn actor(&self) -> String {
+        match self {
+            Self::Key(key) => format!("key:{}", key.prefix),
+            Self::Call(call) => format!("call:{}", call.call),
+        }
+    }
+
     pub fn has(&self, scope: Scope) -> bool {
         match self {
             Self::Key(key) => key.scopes.contains(scope),

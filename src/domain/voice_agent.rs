@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    clock::Timestamp,
+    clock::{Env, Timestamp},
+    error::Error,
     hash::{Sha256, hex},
     ids::{TenantId, VoiceAgentId},
+    keyring::{KeyRing, Place, Sealed},
     text::{bounded_text, check_e164, check_sip_uri, parse_ws_url},
     violations::{Fault, Violations},
     words::words,
@@ -56,12 +58,13 @@ impl Default for AudioFormat {
     }
 }
 
-/// Everything about an agent that its tenant may set, checked.
-#[derive(Debug, Clone)]
+/// Everything about an agent that its tenant may set, checked. As JSON it lacks its secret, which is kept apart.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub name: String,
     pub ws_url: String,
-    pub auth_token: Option<SecretString>,
+    #[serde(skip)]
+    pub auth_token: Option<AuthToken>,
     pub audio_format: AudioFormat,
     pub external_agent_id: Option<String>,
     pub transfer_destination: Option<String>,
@@ -71,6 +74,13 @@ pub struct Spec {
     pub subprotocol: Subprotocol,
     pub ws_disconnect_action: WsDisconnectAction,
     pub metadata: BTreeMap<String, String>,
+}
+
+/// The agent's secret: as a caller has just written it, or as it is kept.
+#[derive(Debug, Clone)]
+pub enum AuthToken {
+    Clear(SecretString),
+    Sealed(Sealed),
 }
 
 #[derive(Debug, Clone)]
@@ -83,6 +93,8 @@ pub struct VoiceAgent {
     pub revision: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// Who made this revision, as `Principal::actor` names them.
+    pub updated_by: String,
 }
 
 impl VoiceAgent {
@@ -97,7 +109,7 @@ impl VoiceAgent {
 pub struct Draft {
     pub name: Option<String>,
     pub ws_url: Option<String>,
-    pub auth_token: Option<SecretString>,
+    pub auth_token: Option<AuthToken>,
     pub audio_format: AudioFormatDraft,
     pub external_agent_id: Option<String>,
     pub transfer_destination: Option<String>,
@@ -187,6 +199,44 @@ impl Draft {
     }
 }
 
+impl AuthToken {
+    fn place(tenant: TenantId, agent: VoiceAgentId) -> Place {
+        Place::of(tenant, *agent.as_uuid(), "auth_token")
+    }
+
+    /// The same, fit to be kept with the agent; `revision` is the one that it comes with.
+    pub fn sealed(
+        self,
+        ring: &KeyRing,
+        env: &Env,
+        agent: (TenantId, VoiceAgentId),
+        revision: i64,
+    ) -> Result<Self, Error> {
+        let Self::Clear(clear) = self else { return Ok(self) };
+        let place = Self::place(agent.0, agent.1);
+        ring.seal(env, place, revision, clear.expose_secret().as_bytes()).map(Self::Sealed)
+    }
+
+    /// The secret itself, for the node that dials and for those who may see it.
+    pub fn reveal(&self, ring: &KeyRing, tenant: TenantId, agent: VoiceAgentId) -> Result<SecretString, Error> {
+        match self {
+            Self::Clear(clear) => Ok(clear.clone()),
+            Self::Sealed(sealed) => ring.open_text(Self::place(tenant, agent), sealed),
+        }
+    }
+
+    /// A kept secret under the key that seals now; nothing if it is already.
+    pub fn rewrapped(
+        sealed: &Sealed,
+        ring: &KeyRing,
+        env: &Env,
+        tenant: TenantId,
+        agent: VoiceAgentId,
+    ) -> Result<Option<Sealed>, Error> {
+        ring.rewrap(env, Self::place(tenant, agent), sealed)
+    }
+}
+
 impl Spec {
     pub fn parse(draft: Draft) -> Result<Self, Violations> {
         let mut faults = Violations::default();
@@ -269,8 +319,10 @@ fn parse_name(name: Option<String>) -> Result<String, Fault> {
     bounded_text(name.trim().to_owned(), NAME_MAX_CHARS)
 }
 
-fn parse_auth_token(token: SecretString) -> Result<SecretString, Fault> {
-    let text = token.expose_secret();
+fn parse_auth_token(token: AuthToken) -> Result<AuthToken, Fault> {
+    // What is kept was checked when it was written.
+    let AuthToken::Clear(clear) = &token else { return Ok(token) };
+    let text = clear.expose_secret();
     if text.is_empty() || text.len() > AUTH_TOKEN_MAX_BYTES || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Fault::new(format!("must be 1 to {AUTH_TOKEN_MAX_BYTES} visible ASCII characters")));
     }

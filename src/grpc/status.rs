@@ -40,6 +40,7 @@ const fn code(error: &Error) -> Code {
         Error::VoiceAgentInUse { .. }
         | Error::VoiceAgentPaused { .. }
         | Error::VoiceAgentArchived { .. }
+        | Error::NoVoiceAgentConfigured { .. }
         | Error::SubprotocolMismatch { .. }
         | Error::AiSessionTerminated { .. }
         | Error::InvalidCallState { .. }

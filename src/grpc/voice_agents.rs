@@ -1,32 +1,25 @@
 //! `VoiceAgentService`.
 
-use prost::Message as _;
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Api, Incoming,
     convert::{
-        read, read_enum, read_optional,
-        voice_agent::{read_draft, read_mask, write},
+        agent_request::{
+            Get, RevisionList, given, read_create, read_get, read_hints, read_id, read_list, read_revision_list,
+            read_rollback, read_update, write_page, write_revisions,
+        },
+        read_optional,
+        voice_agent::{write, write_full, write_resolved},
     },
 };
 use crate::{
-    agents::{Filter, Patch, Transition},
-    domain::{
-        Result as Answer,
-        hash::Sha256,
-        ids::{TenantId, VoiceAgentId},
-        page::{self, Cursor, Page, PageRequest},
-        violations::{Fault, Violations},
-        voice_agent::{Spec, VoiceAgent},
-    },
+    agents::Transition,
+    domain::{ids::VoiceAgentId, principal::Principal, tenant::Scope, violations::Violations},
     proto::v1::{self, voice_agent_service_server::VoiceAgentService},
 };
-
-/// Of the agents of one page; a message has 256 KiB, and the largest agent some 80.
-const PAGE_MAX_BYTES: usize = 200 * 1024;
-/// Tag and length of one agent in its page.
-const ITEM_FRAME_BYTES: usize = 5;
 
 #[async_trait]
 impl VoiceAgentService for Api {
@@ -36,7 +29,7 @@ impl VoiceAgentService for Api {
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let (spec, request_id) = read_create(message)?;
-        let agent = self.agents.create(principal.tenant(), spec, request_id).await?;
+        let agent = self.agents.create(principal.tenant(), spec, request_id, principal.actor()).await?;
         Ok(Response::new(write(&agent)))
     }
 
@@ -45,9 +38,16 @@ impl VoiceAgentService for Api {
         request: Request<v1::GetVoiceAgentRequest>,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        let id = read_get(&message)?;
-        let agent = self.agents.get(principal.tenant(), id).await?;
-        Ok(Response::new(write(&agent)))
+        let Get { id, revision, full } = read_get(&message)?;
+        if full {
+            principal.require(Scope::VoiceAgentsSecrets)?;
+        }
+        let agent = match revision {
+            None => self.agents.get(principal.tenant(), id).await?,
+            Some(revision) => Arc::new(self.agents.at(principal.tenant(), id, revision).await?),
+        };
+        let secret = if full { self.agents.reveal(&agent)? } else { None };
+        Ok(Response::new(write_full(&agent, secret.as_ref())))
     }
 
     async fn list_voice_agents(
@@ -66,7 +66,7 @@ impl VoiceAgentService for Api {
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let (id, etag, patch) = read_update(message)?;
-        let agent = self.agents.update(principal.tenant(), id, etag.as_deref(), &patch).await?;
+        let agent = self.agents.update(principal.tenant(), id, etag.as_deref(), &patch, &principal.actor()).await?;
         Ok(Response::new(write(&agent)))
     }
 
@@ -75,7 +75,7 @@ impl VoiceAgentService for Api {
         request: Request<v1::PauseVoiceAgentRequest>,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        self.transition(principal.tenant(), &message.id, &message.etag, Transition::Pause).await
+        self.transition(&principal, &message.id, &message.etag, Transition::Pause).await
     }
 
     async fn resume_voice_agent(
@@ -83,7 +83,7 @@ impl VoiceAgentService for Api {
         request: Request<v1::ResumeVoiceAgentRequest>,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        self.transition(principal.tenant(), &message.id, &message.etag, Transition::Resume).await
+        self.transition(&principal, &message.id, &message.etag, Transition::Resume).await
     }
 
     async fn archive_voice_agent(
@@ -91,7 +91,7 @@ impl VoiceAgentService for Api {
         request: Request<v1::ArchiveVoiceAgentRequest>,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        self.transition(principal.tenant(), &message.id, &message.etag, Transition::Archive).await
+        self.transition(&principal, &message.id, &message.etag, Transition::Archive).await
     }
 
     async fn unarchive_voice_agent(
@@ -99,7 +99,7 @@ impl VoiceAgentService for Api {
         request: Request<v1::UnarchiveVoiceAgentRequest>,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        self.transition(principal.tenant(), &message.id, &message.etag, Transition::Unarchive).await
+        self.transition(&principal, &message.id, &message.etag, Transition::Unarchive).await
     }
 
     async fn delete_voice_agent(&self, request: Request<v1::DeleteVoiceAgentRequest>) -> Result<Response<()>, Status> {
@@ -132,117 +132,50 @@ impl VoiceAgentService for Api {
         let voice_agent_id = id.map(|id| id.to_string());
         Ok(Response::new(v1::GetDefaultVoiceAgentResponse { voice_agent_id }))
     }
+
+    async fn resolve_voice_agent(
+        &self,
+        request: Request<v1::ResolveVoiceAgentRequest>,
+    ) -> Result<Response<v1::ResolveVoiceAgentResponse>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let hints = read_hints(&message)?;
+        let resolved = self.agents.resolve_active(principal.tenant(), hints, message.validate_only).await?;
+        Ok(Response::new(write_resolved(&resolved)))
+    }
+
+    async fn list_voice_agent_revisions(
+        &self,
+        request: Request<v1::ListVoiceAgentRevisionsRequest>,
+    ) -> Result<Response<v1::ListVoiceAgentRevisionsResponse>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let RevisionList { id, size, before } = read_revision_list(&message)?;
+        let found = self.agents.revisions(principal.tenant(), id, before, size + 1).await?;
+        Ok(Response::new(write_revisions(&found, id, size)))
+    }
+
+    async fn rollback_voice_agent(
+        &self,
+        request: Request<v1::RollbackVoiceAgentRequest>,
+    ) -> Result<Response<v1::VoiceAgent>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let (id, revision) = read_rollback(&message)?;
+        let (tenant, actor) = (principal.tenant(), principal.actor());
+        let agent = self.agents.roll_back(tenant, id, given(&message.etag), revision, &actor).await?;
+        Ok(Response::new(write(&agent)))
+    }
 }
 
 impl Api {
     async fn transition(
         &self,
-        tenant: TenantId,
+        principal: &Principal,
         id: &str,
         etag: &str,
         transition: Transition,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let id = read_id("id", id)?;
-        let agent = self.agents.transition(tenant, id, given(etag), transition).await?;
+        let (tenant, actor) = (principal.tenant(), principal.actor());
+        let agent = self.agents.transition(tenant, id, given(etag), transition, &actor).await?;
         Ok(Response::new(write(&agent)))
-    }
-}
-
-/// As much of the page as one message holds; where it stops short, the next page starts there.
-fn write_page(page: &Page<VoiceAgent>, words: &str) -> v1::ListVoiceAgentsResponse {
-    let mut budget = PAGE_MAX_BYTES;
-    let fits = |agent: &v1::VoiceAgent| {
-        budget.checked_sub(agent.encoded_len() + ITEM_FRAME_BYTES).map(|rest| budget = rest).is_some()
-    };
-    let mut voice_agents: Vec<_> = page.items.iter().map(write).take_while(fits).collect();
-    if voice_agents.is_empty() {
-        // One alone always fits into a message.
-        voice_agents.extend(page.items.first().map(write));
-    }
-    let last = voice_agents.len().checked_sub(1).and_then(|last| page.items.get(last));
-    let next = match last {
-        Some(last) if voice_agents.len() < page.items.len() => {
-            Some(Cursor { created_at: last.created_at, id: *last.id.as_uuid() })
-        }
-        _ => page.next,
-    };
-    v1::ListVoiceAgentsResponse {
-        voice_agents,
-        next_page_token: next.map(|next| page::token(next, words)).unwrap_or_default(),
-        total_size: i32::try_from(page.total_size).unwrap_or(i32::MAX),
-    }
-}
-
-/// An etag that was sent.
-fn given(etag: &str) -> Option<&str> {
-    Some(etag).filter(|etag| !etag.is_empty())
-}
-
-fn read_id(field: &str, text: &str) -> Answer<VoiceAgentId> {
-    let mut faults = Violations::default();
-    let id = read(field, text, &mut faults);
-    Ok(faults.into_result(id)?)
-}
-
-fn read_create(wire: v1::CreateVoiceAgentRequest) -> Answer<(Spec, Option<(uuid::Uuid, Sha256)>)> {
-    let mut faults = Violations::default();
-    let request_id = Some(wire.request_id.as_str())
-        .filter(|id| !id.is_empty())
-        .map(|id| uuid::Uuid::try_parse(id).map_err(|_| Fault::new("must be a UUID")));
-    let request_id = faults.take("request_id", request_id.transpose());
-    let digest = Sha256::of(wire.encode_to_vec());
-    let spec = match wire.voice_agent {
-        None => faults.take("voice_agent", Err(Fault::required())),
-        Some(agent) => {
-            let draft = read_draft(agent, &mut faults);
-            Spec::parse(draft).map_err(|part| faults.absorb("voice_agent", part)).ok()
-        }
-    };
-    let request = request_id.flatten().map(|id| (id, digest));
-    Ok(faults.into_result(spec.map(|spec| (spec, request)))?)
-}
-
-fn read_get(wire: &v1::GetVoiceAgentRequest) -> Answer<VoiceAgentId> {
-    let mut faults = Violations::default();
-    let id = read("id", &wire.id, &mut faults);
-    if wire.view == i32::from(v1::VoiceAgentView::Full) {
-        faults.add("view", Fault::new("VOICE_AGENT_VIEW_FULL is not served by this release"));
-    }
-    if wire.revision != 0 {
-        faults.add("revision", Fault::new("is not served by this release"));
-    }
-    Ok(faults.into_result(id)?)
-}
-
-/// The filter, in values and as the words that tell its page tokens from those of others.
-fn read_list(wire: v1::ListVoiceAgentsRequest) -> Answer<(Filter, String, PageRequest)> {
-    let mut faults = Violations::default();
-    let status = read_enum("status", wire.status, &mut faults);
-    for (field, text) in [("external_agent_id", &wire.external_agent_id), ("name_prefix", &wire.name_prefix)] {
-        if text.chars().count() > 200 || text.contains('\0') {
-            faults.add(field, Fault::new("must be at most 200 characters"));
-        }
-    }
-    faults.into_result(Some(()))?;
-    let words = format!("{}\n{}\n{}", wire.status, wire.external_agent_id, wire.name_prefix);
-    let page = PageRequest::parse(wire.page_size, &wire.page_token, &words)?;
-    let some = |text: String| Some(text).filter(|text| !text.is_empty());
-    let filter =
-        Filter { status, external_agent_id: some(wire.external_agent_id), name_prefix: some(wire.name_prefix) };
-    Ok((filter, words, page))
-}
-
-fn read_update(wire: v1::UpdateVoiceAgentRequest) -> Answer<(VoiceAgentId, Option<String>, Patch)> {
-    let mut faults = Violations::default();
-    let Some(agent) = wire.voice_agent else {
-        return Err(Violations::from(("voice_agent", Fault::required())).into());
-    };
-    let id = read("voice_agent.id", &agent.id, &mut faults);
-    let etag = given(&agent.etag).map(str::to_owned);
-    let draft = read_draft(agent, &mut faults);
-    let fields = read_mask(wire.update_mask, &draft, &mut faults);
-    match id {
-        Some(id) => Ok((id, etag, Patch { draft, fields, faults })),
-        None => Err(faults.into()),
     }
 }

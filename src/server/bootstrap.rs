@@ -7,9 +7,13 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, Stores};
+use super::{
+    Service, Stores,
+    rooms::{self, Rooms},
+    secrets,
+};
 use crate::{
-    agents::{Filter, SqlVoiceAgentStore, VoiceAgents},
+    agents::{CacheSettings, Filter, Rewrapped},
     config::Config,
     db::Database,
     domain::{
@@ -19,10 +23,12 @@ use crate::{
         voice_agent::{Draft, Spec},
     },
     node_sim,
-    tenants::{SqlTenantStore, TenantStore, Tenants},
+    tenants::{TenantStore, Tenants},
 };
 
 const DEMO: &str = "demo";
+/// Who made the demo agent, in the record of its revisions.
+const DEV: &str = "voxgate";
 /// What a person at the command line most often forgot.
 const HINT: &str = "it was not done; if the database is new, run `voxgate migrate` first";
 const LINES: &str = include_str!("dev_lines.txt");
@@ -41,7 +47,7 @@ impl Tools {
             Some(url) => Database::postgres(url, config.database).context("VOXGATE_DATABASE_URL")?,
             None => Stores::embedded(config)?.database,
         };
-        let tenants = Tenants::new(Arc::new(SqlTenantStore::new(database.clone())), Env::system());
+        let tenants = rooms::tenants_on(&database, &config.cache, &Env::system()).0;
         Ok(Self { database, tenants })
     }
 
@@ -58,6 +64,15 @@ impl Tools {
         let tenant = self.tenants.find(tenant).await.context(HINT)?;
         let (_, secret) = self.tenants.create_key(tenant.id, draft, Scopes::all()).await?;
         Ok(secret)
+    }
+
+    /// Brings every sealed secret under the first key of the key ring.
+    pub async fn rewrap(&self, config: &Config) -> anyhow::Result<Rewrapped> {
+        let ring = match config.database_url {
+            Some(_) => secrets::required(config)?,
+            None => secrets::embedded(config)?,
+        };
+        secrets::rewrap(&self.database, &ring).await
     }
 }
 
@@ -103,13 +118,11 @@ fn simulated_node(addr: SocketAddr, key: SecretString) -> node_sim::Options {
 /// The demo tenant with its key and its agent, made when they are not there yet.
 async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> {
     let env = Env::system();
-    let store: Arc<dyn TenantStore> = Arc::new(SqlTenantStore::new(stores.database.clone()));
-    let tenants = Tenants::new(store.clone(), env.clone());
+    let Rooms { agents, tenants, tenant_store: store, .. } = Rooms::on(stores, &CacheSettings::default(), &env);
     let tenant = match store.by_name(DEMO).await? {
         Some(tenant) => tenant,
         None => tenants.create(TenantDraft { name: Some(DEMO.to_owned()), ..TenantDraft::default() }).await?,
     };
-    let agents = VoiceAgents::new(Arc::new(SqlVoiceAgentStore::new(stores.database.clone())), env);
     let any = agents.list(tenant.id, &Filter::default(), PageRequest { size: 1, after: None }).await?;
     if any.items.is_empty() {
         let draft = Draft {
@@ -118,7 +131,7 @@ async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> 
             ..Draft::default()
         };
         let spec = Spec::parse(draft).map_err(crate::domain::Error::from)?;
-        let agent = agents.create(tenant.id, spec, None).await?;
+        let agent = agents.create(tenant.id, spec, None, DEV.to_owned()).await?;
         agents.set_default(tenant.id, Some(agent.id)).await?;
     }
     if let Some(kept) = kept_key(&store, key_file).await? {

@@ -6,6 +6,8 @@
 mod admin;
 mod bootstrap;
 mod connections;
+mod rooms;
+mod secrets;
 mod streams;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -26,19 +28,19 @@ use tonic_health::{
 use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
+use self::rooms::Rooms;
 use crate::{
     admission::{MemorySlotStore, RedisSlotStore, SlotStore},
-    agents::{SqlVoiceAgentStore, VoiceAgents},
-    calls::{Calls, Rooms},
+    calls::{self, Calls},
     config::{Config, ListenSettings},
     control::{MemoryBus, SqlOperationStore},
     db::Database,
-    domain::{Env, clock::SystemClock, node::ToNode},
+    domain::{Env, clock::SystemClock, keyring::KeyRing, node::ToNode},
     grpc::{Api, SERVICES, layers::Gate},
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
     sessions::SqlSessionStore,
-    tenants::{Authenticator, SqlTenantStore, TenantStore, Tenants, TokenKey, TokenSigner},
+    tenants::{Authenticator, TenantStore, TokenKey, TokenSigner},
 };
 
 /// How often health looks at the stores.
@@ -49,6 +51,8 @@ const HEALTH_EVERY: Duration = Duration::from_secs(1);
 pub struct Stores {
     pub database: Database,
     pub slots: Arc<dyn SlotStore>,
+    /// Opens what the database keeps sealed.
+    pub ring: Arc<KeyRing>,
 }
 
 impl Stores {
@@ -63,7 +67,7 @@ impl Stores {
             .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
         let database = Database::sqlite(&config.data_dir.join("voxgate.db"))?;
         let slots = Arc::new(MemorySlotStore::new(Arc::new(SystemClock)));
-        Ok(Self { database, slots })
+        Ok(Self { database, slots, ring: secrets::embedded(config)? })
     }
 
     /// Postgres and Redis.
@@ -82,6 +86,7 @@ impl Stores {
 
     fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
+            ring: secrets::required(config)?,
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
             slots: Arc::new(RedisSlotStore::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?),
         })
@@ -132,9 +137,14 @@ impl Service {
         let readiness = admin::Readiness::new(stores.clone(), closing.clone());
         let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics, admin_stop.clone()));
 
-        let tenants: Arc<dyn TenantStore> = Arc::new(SqlTenantStore::new(stores.database.clone()));
-        if let Some(key) = token_key(&tenants, &stop).await {
-            let (api, gate) = assemble(&config, &stores, &tenants, &nodes, &key, &closing);
+        let env = Env::system();
+        let rooms = Rooms::on(&stores, &config.cache, &env);
+        if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
+            let changes = {
+                let (database, on_change, closing) = (stores.database.clone(), rooms.on_change(), closing.clone());
+                tokio::spawn(async move { database.tell_changes(on_change, closing).await })
+            };
+            let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing);
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
             let routes = routes(api, health, &closing)?;
@@ -164,6 +174,7 @@ impl Service {
                 server.await??;
                 calls.worked_off().await;
                 sweep.await?;
+                changes.await?;
                 anyhow::Ok(watch.await?)
             };
             let cap = Duration::from_millis(config.listen.drain_cap_ms);
@@ -204,18 +215,17 @@ async fn sweep(calls: Calls, closing: CancellationToken) {
 fn assemble(
     config: &Config,
     stores: &Stores,
-    tenants: &Arc<dyn TenantStore>,
+    rooms: Rooms,
     nodes: &Arc<NodeRegistry>,
     key: &TokenKey,
     closing: &CancellationToken,
 ) -> (Api, Gate) {
     let env = Env::system();
     let tokens = Arc::new(TokenSigner::new(key, env.clone()));
-    let agents = Arc::new(SqlVoiceAgentStore::new(stores.database.clone()));
-    let authenticator = Authenticator::new(tenants.clone(), tokens.clone(), env.clone());
-    let calls = Calls::new(Rooms {
-        agents: agents.clone(),
-        tenants: tenants.clone(),
+    let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), env.clone());
+    let calls = Calls::new(calls::Rooms {
+        agents: rooms.agents.clone(),
+        tenants: rooms.directory,
         slots: stores.slots.clone(),
         sessions: Arc::new(SqlSessionStore::new(stores.database.clone())),
         operations: Arc::new(SqlOperationStore::new(stores.database.clone())),
@@ -223,14 +233,9 @@ fn assemble(
         nodes: nodes.clone(),
         tokens,
         settings: config.calls.clone(),
-        env: env.clone(),
+        env,
     });
-    let api = Api {
-        agents: VoiceAgents::new(agents, env.clone()),
-        calls,
-        tenants: Tenants::new(tenants.clone(), env),
-        closing: closing.clone(),
-    };
+    let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
     (api, Gate::new(authenticator, config.rpc.clone()))
 }
 
@@ -256,18 +261,24 @@ async fn listen(name: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// The key that signs callback tokens: no token can be made or read without it, so the service waits for the database.
-async fn token_key(tenants: &Arc<dyn TenantStore>, stop: &CancellationToken) -> Option<TokenKey> {
-    let proposed = TokenKey::generate(&Env::system());
+async fn token_key(
+    tenants: &Arc<dyn TenantStore>,
+    ring: &KeyRing,
+    env: &Env,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<TokenKey>> {
+    let proposed = TokenKey::generate(env).sealed(ring, env)?;
     loop {
         match tenants.token_key(&proposed).await {
-            Ok(key) => return Some(key),
+            // What another replica wrote under a key that this ring lacks will not open by waiting.
+            Ok(key) => return key.open(ring).map(Some).context("the key that signs callback tokens cannot be opened"),
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "waiting for the database (was `voxgate migrate` run?)"
             ),
         }
         tokio::select! {
-            () = stop.cancelled() => return None,
+            () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
         }
     }

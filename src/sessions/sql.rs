@@ -46,14 +46,15 @@ impl SessionStore for SqlSessionStore {
         let row = SessionRow::of(tenant, session)?;
         let first = row.clone();
         // Nearly always the agent is there and the call has no other session: one statement is all it takes.
-        if self.db.run(move |conn| Box::pin(async move { Ok(insert(conn, first).await?) })).await? {
+        if self.db.of(tenant).run(move |conn| Box::pin(async move { Ok(insert(conn, first).await?) })).await? {
             return Ok(Opened::New);
         }
-        self.db.transaction(move |conn| Box::pin(replace(conn, row))).await
+        self.db.of(tenant).transaction(move |conn| Box::pin(replace(conn, row))).await
     }
 
     async fn get(&self, tenant: TenantId, id: SessionId) -> Result<Option<Session>> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let found = sessions::table.find((tenant, id));
@@ -67,6 +68,7 @@ impl SessionStore for SqlSessionStore {
     async fn of_call(&self, tenant: TenantId, call: &CallId) -> Result<Option<Session>> {
         let call = call.as_str().to_owned();
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let of_call = sessions::table
@@ -93,6 +95,7 @@ impl SessionStore for SqlSessionStore {
         );
         let (id, version) = (session.id, session.version);
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let target = sessions::table
@@ -108,6 +111,7 @@ impl SessionStore for SqlSessionStore {
 
     async fn end(&self, tenant: TenantId, id: SessionId, outcome: Outcome, now: Timestamp) -> Result<Option<Session>> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let target =
@@ -130,6 +134,7 @@ impl SessionStore for SqlSessionStore {
 
     async fn active_of_agent(&self, tenant: TenantId, agent: VoiceAgentId, limit: u16) -> Result<Vec<Session>> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let active = sessions::table
@@ -147,6 +152,7 @@ impl SessionStore for SqlSessionStore {
 
     async fn due(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {
         self.db
+            .of_everyone()
             .run(move |conn| {
                 Box::pin(async move {
                     let due = sessions::table
@@ -163,6 +169,7 @@ impl SessionStore for SqlSessionStore {
 
     async fn ended_since(&self, from: Timestamp, limit: u16) -> Result<Vec<Session>> {
         self.db
+            .of_everyone()
             .run(move |conn| {
                 Box::pin(async move {
                     let ended = sessions::table
@@ -179,6 +186,7 @@ impl SessionStore for SqlSessionStore {
 
     async fn lease_known_until(&self, tenant: TenantId, id: SessionId, expires_at: Timestamp) -> Result<()> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let target =

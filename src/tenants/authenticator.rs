@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{TenantStore, TokenSigner, token};
+use super::{Directory, TokenSigner, token};
 use crate::domain::{
     Env, Error, Result,
     error::CredentialFault,
@@ -12,13 +12,13 @@ use crate::domain::{
 
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    tenants: Arc<dyn TenantStore>,
+    tenants: Arc<Directory>,
     tokens: Arc<TokenSigner>,
     env: Env,
 }
 
 impl Authenticator {
-    pub fn new(tenants: Arc<dyn TenantStore>, tokens: Arc<TokenSigner>, env: Env) -> Self {
+    pub fn new(tenants: Arc<Directory>, tokens: Arc<TokenSigner>, env: Env) -> Self {
         Self { tenants, tokens, env }
     }
 
@@ -35,7 +35,7 @@ impl Authenticator {
         Ok(Principal::Key(KeyPrincipal {
             tenant: key.tenant,
             key: key.id,
-            prefix: key.prefix,
+            prefix: key.prefix.clone(),
             scopes: key.scopes,
             sandbox: key.sandbox,
         }))

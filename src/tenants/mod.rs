@@ -4,6 +4,7 @@
 //! caller to decide, who knows the time. [`TokenSigner`] makes and reads callback tokens.
 
 mod authenticator;
+mod directory;
 mod service;
 mod sql;
 mod token;
@@ -12,15 +13,17 @@ use async_trait::async_trait;
 
 pub use self::{
     authenticator::Authenticator,
+    directory::{Directory, DirectoryLimits},
     service::Tenants,
     sql::SqlTenantStore,
-    token::{SignedToken, TokenKey, TokenSigner},
+    token::{SealedTokenKey, SignedToken, TokenKey, TokenSigner},
 };
 use crate::domain::{
     Result,
     clock::Timestamp,
     hash::Sha256,
     ids::{ApiKeyId, TenantId},
+    keyring::Sealed,
     page::{Page, PageRequest},
     tenant::{ApiKey, Tenant},
 };
@@ -49,5 +52,11 @@ pub trait TenantStore: Send + Sync + std::fmt::Debug {
     async fn revoke_key(&self, tenant: TenantId, id: ApiKeyId, now: Timestamp) -> Result<Option<ApiKey>>;
 
     /// The key that signs callback tokens, shared by all replicas: `proposed` is kept if there is none yet.
-    async fn token_key(&self, proposed: &TokenKey) -> Result<TokenKey>;
+    async fn token_key(&self, proposed: &SealedTokenKey) -> Result<SealedTokenKey>;
+
+    /// The key that is kept, if there is one yet.
+    async fn kept_token_key(&self) -> Result<Option<SealedTokenKey>>;
+
+    /// Puts `sealed` in the place of `old`. False where another is kept by now.
+    async fn reseal_token_key(&self, old: &SealedTokenKey, sealed: &Sealed) -> Result<bool>;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::TenantStore;
+use super::{Directory, TenantStore};
 use crate::domain::{
     Env, Error, Result,
     error::Resource,
@@ -15,12 +15,13 @@ use crate::domain::{
 #[derive(Debug, Clone)]
 pub struct Tenants {
     store: Arc<dyn TenantStore>,
+    directory: Arc<Directory>,
     env: Env,
 }
 
 impl Tenants {
-    pub fn new(store: Arc<dyn TenantStore>, env: Env) -> Self {
-        Self { store, env }
+    pub fn new(store: Arc<dyn TenantStore>, directory: Arc<Directory>, env: Env) -> Self {
+        Self { store, directory, env }
     }
 
     pub async fn create(&self, draft: TenantDraft) -> Result<Tenant> {
@@ -71,6 +72,8 @@ impl Tenants {
         // A sandbox key's hands do not reach a live key.
         let reached = |key: &ApiKey| key.sandbox || !principal.sandbox();
         let key = self.store.key(id).await?.filter(reached).ok_or_else(unknown)?;
-        self.store.revoke_key(key.tenant, id, self.env.now()).await?.ok_or_else(unknown)
+        let revoked = self.store.revoke_key(key.tenant, id, self.env.now()).await;
+        self.directory.forget_key(key.hash);
+        revoked?.ok_or_else(unknown)
     }
 }

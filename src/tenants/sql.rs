@@ -9,7 +9,7 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 
 use self::rows::{ApiKeyRow, TenantRow, TokenKeyRow};
-use super::{TenantStore, TokenKey};
+use super::{SealedTokenKey, TenantStore};
 use crate::{
     db::{
         Database, missing, query,
@@ -22,6 +22,7 @@ use crate::{
         error::Resource,
         hash::Sha256,
         ids::{ApiKeyId, TenantId},
+        keyring::Sealed,
         page::{Cursor, Page, PageRequest},
         tenant::{ApiKey, Tenant},
     },
@@ -43,6 +44,7 @@ impl TenantStore for SqlTenantStore {
     async fn create(&self, tenant: &Tenant) -> Result<()> {
         let row = TenantRow::of(tenant);
         self.db
+            .of(tenant.id)
             .run(move |conn| {
                 Box::pin(async move {
                     query!(conn, c => diesel::insert_into(tenants::table).values(row).execute(c).await)?;
@@ -54,6 +56,7 @@ impl TenantStore for SqlTenantStore {
 
     async fn get(&self, id: TenantId) -> Result<Option<Tenant>> {
         self.db
+            .of(id)
             .run(move |conn| {
                 Box::pin(async move {
                     let found = tenants::table.find(id);
@@ -67,6 +70,7 @@ impl TenantStore for SqlTenantStore {
     async fn by_name(&self, name: &str) -> Result<Option<Tenant>> {
         let name = name.to_owned();
         self.db
+            .of_everyone()
             .run(move |conn| {
                 Box::pin(async move {
                     let oldest =
@@ -82,6 +86,7 @@ impl TenantStore for SqlTenantStore {
         let row = ApiKeyRow::of(key)?;
         let tenant = key.tenant;
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     query!(conn, c => diesel::insert_into(api_keys::table).values(row).execute(c).await)
@@ -94,6 +99,7 @@ impl TenantStore for SqlTenantStore {
 
     async fn key_by_hash(&self, hash: Sha256) -> Result<Option<ApiKey>> {
         self.db
+            .of_everyone()
             .run(move |conn| {
                 Box::pin(async move {
                     let found = api_keys::table.filter(api_keys::hash.eq(hash.as_bytes().to_vec()));
@@ -106,6 +112,7 @@ impl TenantStore for SqlTenantStore {
 
     async fn key(&self, id: ApiKeyId) -> Result<Option<ApiKey>> {
         self.db
+            .of_everyone()
             .run(move |conn| {
                 Box::pin(async move {
                     let found = api_keys::table.filter(api_keys::id.eq(id));
@@ -119,6 +126,7 @@ impl TenantStore for SqlTenantStore {
     async fn keys(&self, tenant: TenantId, page: PageRequest) -> Result<Page<ApiKey>> {
         let (rows, total_size) = self
             .db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let of_tenant = api_keys::table.filter(api_keys::tenant_id.eq(tenant));
@@ -144,6 +152,7 @@ impl TenantStore for SqlTenantStore {
 
     async fn revoke_key(&self, tenant: TenantId, id: ApiKeyId, now: Timestamp) -> Result<Option<ApiKey>> {
         self.db
+            .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let key = api_keys::table.find((tenant, id));
@@ -157,9 +166,10 @@ impl TenantStore for SqlTenantStore {
             .await
     }
 
-    async fn token_key(&self, proposed: &TokenKey) -> Result<TokenKey> {
+    async fn token_key(&self, proposed: &SealedTokenKey) -> Result<SealedTokenKey> {
         let row = TokenKeyRow::first(proposed);
         self.db
+            .of_everyone()
             .run(move |conn| {
                 Box::pin(async move {
                     query!(conn, c => diesel::insert_into(token_keys::table)
@@ -169,6 +179,35 @@ impl TenantStore for SqlTenantStore {
                         .await)?;
                     let newest = token_keys::table.order(token_keys::generation.desc());
                     Ok(query!(conn, c => newest.select(TokenKeyRow::as_select()).first(c).await)?.into())
+                })
+            })
+            .await
+    }
+
+    async fn kept_token_key(&self) -> Result<Option<SealedTokenKey>> {
+        self.db
+            .of_everyone()
+            .run(move |conn| {
+                Box::pin(async move {
+                    let newest = token_keys::table.order(token_keys::generation.desc());
+                    let row = query!(conn, c => newest.select(TokenKeyRow::as_select()).first(c).await).optional()?;
+                    Ok(row.map(Into::into))
+                })
+            })
+            .await
+    }
+
+    async fn reseal_token_key(&self, old: &SealedTokenKey, sealed: &Sealed) -> Result<bool> {
+        let (kid, held, sealed) = (old.kid.clone(), old.sealed.as_bytes().to_vec(), sealed.as_bytes().to_vec());
+        self.db
+            .of_everyone()
+            .run(move |conn| {
+                Box::pin(async move {
+                    let same =
+                        token_keys::table.filter(token_keys::kid.eq(kid)).filter(token_keys::sealed_secret.eq(held));
+                    let put = token_keys::sealed_secret.eq(sealed);
+                    let written = query!(conn, c => diesel::update(same).set(put).execute(c).await)?;
+                    Ok(written == 1)
                 })
             })
             .await

@@ -7,7 +7,9 @@
 use std::{fmt, str::FromStr as _, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::domain::{
     Env, Error, Result,
@@ -15,6 +17,7 @@ use crate::domain::{
     error::CredentialFault,
     hash::hex,
     ids::{CallId, SessionId, TenantId},
+    keyring::{KeyRing, Place, Sealed},
     principal::CallPrincipal,
     session::Session,
     voice_agent::TokenLifetime,
@@ -38,6 +41,33 @@ impl TokenKey {
     /// 256 random bits (RFC 7518 section 3.2 asks for at least the hash's size).
     pub fn generate(env: &Env) -> Self {
         Self { kid: hex(&env.bytes::<4>()), secret: env.bytes::<32>().to_vec() }
+    }
+
+    pub fn sealed(&self, ring: &KeyRing, env: &Env) -> Result<SealedTokenKey> {
+        let sealed = ring.seal(env, SealedTokenKey::PLACE, 1, &self.secret)?;
+        Ok(SealedTokenKey { kid: self.kid.clone(), sealed })
+    }
+}
+
+/// The same as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedTokenKey {
+    pub kid: String,
+    pub sealed: Sealed,
+}
+
+impl SealedTokenKey {
+    /// It belongs to the installation: to no tenant and no row.
+    const PLACE: Place = Place { tenant: Uuid::nil(), row: Uuid::nil(), field: "token_key" };
+
+    pub fn open(&self, ring: &KeyRing) -> Result<TokenKey> {
+        let secret = ring.open(Self::PLACE, &self.sealed)?.expose_secret().clone();
+        Ok(TokenKey { kid: self.kid.clone(), secret })
+    }
+
+    /// Under the key that seals now; nothing if it is already.
+    pub fn rewrapped(&self, ring: &KeyRing, env: &Env) -> Result<Option<Sealed>> {
+        ring.rewrap(env, Self::PLACE, &self.sealed)
     }
 }
 

@@ -1,18 +1,18 @@
-//! Voice agents as rows. Not `Debug`: the row holds the secret in the clear.
+//! Voice agents and their revisions as rows.
 
 use diesel::prelude::{AsChangeset, Insertable, Queryable, Selectable};
-use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
     db::{
         corrupt,
-        schema::{voice_agent_create_requests, voice_agents},
+        schema::{voice_agent_create_requests, voice_agent_revisions, voice_agents},
         types::{At, Json, Uid, from_integer, to_integer},
     },
     domain::{
         Error, Result,
         ids::TenantId,
-        voice_agent::{Spec, Status, Subprotocol, TokenLifetime, VoiceAgent, WsDisconnectAction},
+        keyring::Sealed,
+        voice_agent::{AuthToken, Spec, Status, Subprotocol, TokenLifetime, VoiceAgent, WsDisconnectAction},
     },
 };
 
@@ -23,7 +23,7 @@ pub(super) struct VoiceAgentRow {
     pub(super) id: Uid,
     name: String,
     ws_url: String,
-    auth_token: Option<String>,
+    sealed_auth_token: Option<Vec<u8>>,
     audio_format: Json,
     external_agent_id: Option<String>,
     transfer_destination: Option<String>,
@@ -37,6 +37,7 @@ pub(super) struct VoiceAgentRow {
     revision: i64,
     pub(super) created_at: At,
     updated_at: At,
+    updated_by: String,
 }
 
 impl VoiceAgentRow {
@@ -47,7 +48,7 @@ impl VoiceAgentRow {
             id: agent.id.into(),
             name: spec.name.clone(),
             ws_url: spec.ws_url.clone(),
-            auth_token: spec.auth_token.as_ref().map(|token| token.expose_secret().to_owned()),
+            sealed_auth_token: kept(spec)?,
             audio_format: Json::of(&spec.audio_format)?,
             external_agent_id: spec.external_agent_id.clone(),
             transfer_destination: spec.transfer_destination.clone(),
@@ -61,6 +62,7 @@ impl VoiceAgentRow {
             revision: agent.revision,
             created_at: agent.created_at.into(),
             updated_at: agent.updated_at.into(),
+            updated_by: agent.updated_by.clone(),
         })
     }
 }
@@ -72,7 +74,7 @@ impl TryFrom<VoiceAgentRow> for VoiceAgent {
         let spec = Spec {
             name: row.name,
             ws_url: row.ws_url,
-            auth_token: row.auth_token.map(SecretString::from),
+            auth_token: sealed(row.sealed_auth_token),
             audio_format: row.audio_format.read("voice_agents.audio_format")?,
             external_agent_id: row.external_agent_id,
             transfer_destination: row.transfer_destination,
@@ -93,8 +95,67 @@ impl TryFrom<VoiceAgentRow> for VoiceAgent {
             revision: row.revision,
             created_at: row.created_at.into(),
             updated_at: row.updated_at.into(),
+            updated_by: row.updated_by,
         })
     }
+}
+
+/// An agent as a change left it.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = voice_agent_revisions, treat_none_as_default_value = false)]
+pub(super) struct RevisionRow {
+    pub(super) tenant_id: Uid,
+    pub(super) voice_agent_id: Uid,
+    pub(super) revision: i64,
+    spec: Json,
+    sealed_auth_token: Option<Vec<u8>>,
+    status: String,
+    updated_by: String,
+    updated_at: At,
+}
+
+impl RevisionRow {
+    pub(super) fn of(tenant: TenantId, agent: &VoiceAgent) -> Result<Self> {
+        Ok(Self {
+            tenant_id: tenant.into(),
+            voice_agent_id: agent.id.into(),
+            revision: agent.revision,
+            spec: Json::of(&agent.spec)?,
+            sealed_auth_token: kept(&agent.spec)?,
+            status: agent.status.as_str().to_owned(),
+            updated_by: agent.updated_by.clone(),
+            updated_at: agent.updated_at.into(),
+        })
+    }
+
+    /// The agent as it was; it was created once for all revisions.
+    pub(super) fn read(self, created_at: At) -> Result<VoiceAgent> {
+        let mut spec: Spec = self.spec.read("voice_agent_revisions.spec")?;
+        spec.auth_token = sealed(self.sealed_auth_token);
+        Ok(VoiceAgent {
+            id: self.voice_agent_id.into(),
+            tenant: self.tenant_id.into(),
+            spec,
+            status: Status::from_word(&self.status).ok_or_else(|| corrupt("voice_agent_revisions.status"))?,
+            revision: self.revision,
+            created_at: created_at.into(),
+            updated_at: self.updated_at.into(),
+            updated_by: self.updated_by,
+        })
+    }
+}
+
+/// The secret, which must have been sealed on its way here.
+fn kept(spec: &Spec) -> Result<Option<Vec<u8>>> {
+    match &spec.auth_token {
+        None => Ok(None),
+        Some(AuthToken::Sealed(sealed)) => Ok(Some(sealed.as_bytes().to_vec())),
+        Some(AuthToken::Clear(_)) => Err(Error::internal("a secret came to the database in the clear")),
+    }
+}
+
+fn sealed(bytes: Option<Vec<u8>>) -> Option<AuthToken> {
+    bytes.map(Sealed::from_bytes).map(AuthToken::Sealed)
 }
 
 #[derive(Queryable, Selectable, Insertable)]

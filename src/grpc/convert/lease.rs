@@ -5,10 +5,11 @@ use secrecy::ExposeSecret as _;
 use super::{
     number, read, read_enum, read_optional,
     value::{read_duration, read_object, timestamp},
-    voice_agent::write_routing,
+    voice_agent::{write_resolution, write_routing},
     wire_enum,
 };
 use crate::{
+    agents::Hints,
     calls::{Admission, Admit},
     domain::{
         Result,
@@ -26,14 +27,11 @@ wire_enum!(Direction, v1::Direction, { Inbound, Outbound });
 pub(crate) fn read_acquire(wire: v1::AcquireSlotRequest, principal: &Principal) -> Result<Admit> {
     let mut faults = Violations::default();
     let call = read("call_id", &wire.call_id, &mut faults);
-    let hints = [
-        ("flow_node_voice_agent_id", &wire.flow_node_voice_agent_id),
-        ("campaign_voice_agent_id", &wire.campaign_voice_agent_id),
-    ];
-    for (field, _) in hints.iter().filter(|(_, hint)| hint.as_ref().is_some_and(|hint| !hint.is_empty())) {
-        faults.add(*field, Fault::new("is not served by this release; name the agent in voice_agent_id"));
-    }
-    let agent = read("voice_agent_id", wire.voice_agent_id.as_deref().unwrap_or_default(), &mut faults);
+    let agent = read_optional("voice_agent_id", wire.voice_agent_id.as_deref(), &mut faults);
+    let hints = Hints {
+        flow_node: read_optional("flow_node_voice_agent_id", wire.flow_node_voice_agent_id.as_deref(), &mut faults),
+        campaign: read_optional("campaign_voice_agent_id", wire.campaign_voice_agent_id.as_deref(), &mut faults),
+    };
     let direction = read_enum("direction", wire.direction, &mut faults).unwrap_or(Direction::Inbound);
     if !(0..=100).contains(&wire.priority) {
         faults.add("priority", Fault::new("must be 0 to 100"));
@@ -46,7 +44,8 @@ pub(crate) fn read_acquire(wire: v1::AcquireSlotRequest, principal: &Principal) 
     let admit = (|| {
         Some(Admit {
             call: call?,
-            agent: agent?,
+            agent,
+            hints,
             direction,
             node,
             subprotocol,
@@ -66,21 +65,14 @@ fn sees_secret(principal: &Principal) -> bool {
 
 pub(crate) fn write_slot(call: &CallId, admission: &Admission, principal: &Principal) -> v1::Slot {
     let secret = admission.auth_token.as_ref().filter(|_| sees_secret(principal));
-    let resolution = v1::Resolution {
-        source: v1::ResolutionSource::Explicit.into(),
-        steps: vec![v1::ResolutionStep {
-            source: v1::ResolutionSource::Explicit.into(),
-            result: v1::ResolutionResult::Chosen.into(),
-            voice_agent_id: Some(admission.agent.to_string()),
-        }],
-    };
+    let agent = admission.resolved.exists().then_some(&admission.resolved.agent);
     let slot = v1::Slot {
         call_id: call.to_string(),
-        voice_agent_id: admission.agent.to_string(),
-        revision: admission.revision,
-        usage: Some(write_usage(admission.usage, Some(admission.agent))),
+        voice_agent_id: agent.map(|agent| agent.id.to_string()).unwrap_or_default(),
+        revision: agent.map_or(0, |_| admission.revision),
+        usage: Some(write_usage(admission.usage, agent.map(|agent| agent.id))),
         routing: Some(write_routing(&admission.routing, secret.map(|secret| secret.expose_secret().to_owned()))),
-        resolution: Some(resolution),
+        resolution: Some(write_resolution(&admission.resolved)),
         ..v1::Slot::default()
     };
     let Some(held) = &admission.held else { return slot };

@@ -1,9 +1,11 @@
-//! Voice agents on the wire. `auth_token` is read and never written.
+//! Voice agents on the wire. Their secret is written only by [`write_full`] and [`write_routing`], whose callers have asked
+//! whether it may be seen.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{number, read_present_enum, value::timestamp, wire_enum};
 use crate::{
+    agents::{Found, Resolved, Source, Step},
     domain::{
         session::Routing,
         violations::{Fault, Violations},
@@ -19,7 +21,8 @@ wire_enum!(domain::WsDisconnectAction, v1::WsDisconnectAction, { Hangup, Transfe
 wire_enum!(domain::AudioEncoding, v1::AudioEncoding, { PcmS16le, Pcmu, Pcma });
 
 /// Paths of the message that the service alone writes.
-const READ_ONLY: [&str; 6] = ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at"];
+const READ_ONLY: [&str; 7] =
+    ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at", "updated_by"];
 
 pub(crate) fn read_draft(wire: v1::VoiceAgent, faults: &mut Violations) -> domain::Draft {
     if wire.behavior.is_some() {
@@ -29,7 +32,7 @@ pub(crate) fn read_draft(wire: v1::VoiceAgent, faults: &mut Violations) -> domai
     domain::Draft {
         name: wire.name,
         ws_url: wire.ws_url,
-        auth_token: wire.auth_token.map(SecretString::from),
+        auth_token: wire.auth_token.map(SecretString::from).map(domain::AuthToken::Clear),
         audio_format: wire.audio_format.map(|format| read_audio_format(format, faults)).unwrap_or_default(),
         external_agent_id: wire.external_agent_id,
         transfer_destination: wire.transfer_destination,
@@ -102,6 +105,58 @@ pub(crate) fn write(agent: &domain::VoiceAgent) -> v1::VoiceAgent {
         etag: agent.etag(),
         created_at: Some(timestamp(agent.created_at)),
         updated_at: Some(timestamp(agent.updated_at)),
+        updated_by: agent.updated_by.clone(),
+    }
+}
+
+/// With the secret, for those who may see it.
+pub(crate) fn write_full(agent: &domain::VoiceAgent, secret: Option<&SecretString>) -> v1::VoiceAgent {
+    v1::VoiceAgent { auth_token: secret.map(|secret| secret.expose_secret().to_owned()), ..write(agent) }
+}
+
+/// An agent that would only be made has no id yet, and nothing that comes with being kept.
+pub(crate) fn write_resolved(resolved: &Resolved) -> v1::ResolveVoiceAgentResponse {
+    let mut agent = write(&resolved.agent);
+    if !resolved.exists() {
+        agent = v1::VoiceAgent {
+            id: String::new(),
+            revision: 0,
+            etag: String::new(),
+            created_at: None,
+            updated_at: None,
+            updated_by: String::new(),
+            ..agent
+        };
+    }
+    let resolution = write_resolution(resolved);
+    v1::ResolveVoiceAgentResponse { voice_agent: Some(agent), source: resolution.source, steps: resolution.steps }
+}
+
+pub(crate) fn write_resolution(resolved: &Resolved) -> v1::Resolution {
+    let step = |step: &Step| v1::ResolutionStep {
+        source: write_source(step.source).into(),
+        result: write_found(step.found).into(),
+        voice_agent_id: step.agent.map(|agent| agent.to_string()),
+    };
+    v1::Resolution { source: write_source(resolved.source()).into(), steps: resolved.steps.iter().map(step).collect() }
+}
+
+const fn write_source(source: Source) -> v1::ResolutionSource {
+    match source {
+        Source::Explicit => v1::ResolutionSource::Explicit,
+        Source::FlowNode => v1::ResolutionSource::FlowNode,
+        Source::Campaign => v1::ResolutionSource::Campaign,
+        Source::TenantDefault => v1::ResolutionSource::TenantDefault,
+        Source::LazyDefault => v1::ResolutionSource::LazyDefault,
+    }
+}
+
+const fn write_found(found: Found) -> v1::ResolutionResult {
+    match found {
+        Found::NotSet => v1::ResolutionResult::NotSet,
+        Found::Chosen => v1::ResolutionResult::Chosen,
+        Found::Created => v1::ResolutionResult::Created,
+        Found::WouldCreate => v1::ResolutionResult::WouldCreate,
     }
 }
 

@@ -11,9 +11,10 @@ use crate::{
     domain::{
         Error, Result,
         hash::Sha256,
+        keyring::Sealed,
         tenant::{ApiKey, Scope, Scopes, Tenant},
     },
-    tenants::TokenKey,
+    tenants::SealedTokenKey,
 };
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -120,23 +121,22 @@ impl TryFrom<ApiKeyRow> for ApiKey {
     }
 }
 
-/// Not `Debug`: it holds the secret.
 #[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = token_keys, treat_none_as_default_value = false)]
 pub(super) struct TokenKeyRow {
     generation: i32,
     kid: String,
-    secret: Vec<u8>,
+    sealed_secret: Vec<u8>,
 }
 
 impl TokenKeyRow {
-    pub(super) fn first(key: &TokenKey) -> Self {
-        Self { generation: 1, kid: key.kid.clone(), secret: key.secret.clone() }
+    pub(super) fn first(key: &SealedTokenKey) -> Self {
+        Self { generation: 1, kid: key.kid.clone(), sealed_secret: key.sealed.as_bytes().to_vec() }
     }
 }
 
-impl From<TokenKeyRow> for TokenKey {
+impl From<TokenKeyRow> for SealedTokenKey {
     fn from(row: TokenKeyRow) -> Self {
-        Self { kid: row.kid, secret: row.secret }
+        Self { kid: row.kid, sealed: Sealed::from_bytes(row.sealed_secret) }
     }
 }

@@ -4,6 +4,7 @@
 //! back-end and the promise.
 
 mod database;
+mod fence;
 mod operation_store;
 mod session_store;
 mod slot_fixture;
@@ -23,6 +24,7 @@ use voxgate::{
     domain::{
         Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
+        keyring::KeyRing,
         lease::Direction,
         session::{CallState, Routing, Session, SessionStatus},
         tenant::{Tenant, TenantDraft},
@@ -136,7 +138,13 @@ fn agent(tenant: TenantId, name: &str, created_at: Timestamp) -> VoiceAgent {
         revision: 1,
         created_at,
         updated_at: created_at,
+        updated_by: "key:vg_test_01234567".into(),
     }
+}
+
+/// The key ring under which the suites seal.
+fn ring() -> KeyRing {
+    KeyRing::parse(&crate::harness::server::KEY_RING.to_owned().into()).expect("a ring")
 }
 
 fn call(text: &str) -> CallId {

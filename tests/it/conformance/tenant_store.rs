@@ -8,13 +8,14 @@ use voxgate::{
         error::Resource,
         hash::Sha256,
         ids::{ApiKeyId, TenantId},
+        keyring::KeyRing,
         page::PageRequest,
         tenant::{ApiKey, ApiKeyDraft, Scopes, Tenant},
     },
     tenants::TokenKey,
 };
 
-use super::{Stores, all_at_once, at, on_every_backend, tenant};
+use super::{Stores, all_at_once, at, on_every_backend, ring, tenant};
 
 on_every_backend![
     a_tenant_reads_back_as_it_was_written,
@@ -25,6 +26,7 @@ on_every_backend![
     keys_are_listed_newest_first_and_only_the_tenants,
     a_key_is_revoked_once,
     sixteen_replicas_share_one_token_key,
+    a_token_key_is_rewrapped_once_and_stays_the_same,
 ];
 
 fn key(tenant: TenantId) -> ApiKey {
@@ -134,17 +136,35 @@ async fn a_key_is_revoked_once(stores: &Stores) {
 }
 
 async fn sixteen_replicas_share_one_token_key(stores: &Stores) {
+    assert_eq!(stores.tenants.kept_token_key().await.expect("an answer"), None);
     let answers = all_at_once(16, |task| {
         let tenants = stores.tenants.clone();
         async move {
-            let proposed = TokenKey { kid: format!("key-{task}"), secret: Env::system().bytes::<32>().to_vec() };
-            let kept = tenants.token_key(&proposed).await.expect("an answer");
+            let env = Env::system();
+            let proposed = TokenKey { kid: format!("key-{task}"), secret: env.bytes::<32>().to_vec() };
+            let sealed = proposed.sealed(&ring(), &env).expect("sealed");
+            let kept = tenants.token_key(&sealed).await.expect("an answer").open(&ring()).expect("opened");
             (kept.kid, kept.secret)
         }
     })
     .await;
     assert_eq!(answers.iter().cloned().collect::<BTreeSet<_>>().len(), 1);
     let late = TokenKey { kid: "late".into(), secret: vec![0; 32] };
-    let kept = stores.tenants.token_key(&late).await.expect("an answer");
+    let late = late.sealed(&ring(), &Env::system()).expect("sealed");
+    let kept = stores.tenants.token_key(&late).await.expect("an answer").open(&ring()).expect("opened");
     assert_eq!((kept.kid, kept.secret), answers[0]);
+}
+
+async fn a_token_key_is_rewrapped_once_and_stays_the_same(stores: &Stores) {
+    let (env, old) = (Env::system(), ring());
+    let key = TokenKey::generate(&env);
+    let kept = stores.tenants.token_key(&key.sealed(&old, &env).expect("sealed")).await.expect("an answer");
+    let newer = format!("newer:{},{}", "A".repeat(43) + "=", crate::harness::server::KEY_RING);
+    let newer = KeyRing::parse(&newer.into()).expect("a ring");
+    let sealed = kept.rewrapped(&newer, &env).expect("opened").expect("another key");
+    assert!(stores.tenants.reseal_token_key(&kept, &sealed).await.expect("an answer"));
+    assert!(!stores.tenants.reseal_token_key(&kept, &sealed).await.expect("an answer"), "it is another by now");
+    let now = stores.tenants.kept_token_key().await.expect("an answer").expect("kept");
+    assert!(now.open(&old).is_err(), "the old ring lacks the newer key");
+    assert_eq!(now.open(&newer).expect("opened"), key);
 }

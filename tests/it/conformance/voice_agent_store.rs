@@ -4,22 +4,23 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use secrecy::ExposeSecret as _;
 use voxgate::{
-    agents::{Changed, CreateRequest, Created, Deleted, Filter},
+    agents::{Changed, CreateRequest, Created, Deleted, Filter, Rewrapped, rewrap},
     domain::{
         Env, Error,
         error::Resource,
         hash::Sha256,
         ids::{TenantId, VoiceAgentId},
+        keyring::KeyRing,
         page::PageRequest,
         session::Outcome,
         voice_agent::{
-            AudioEncoding, AudioFormatDraft, Draft, Spec, Status, Subprotocol, TokenLifetime, VoiceAgent,
+            AudioEncoding, AudioFormatDraft, AuthToken, Draft, Spec, Status, Subprotocol, TokenLifetime, VoiceAgent,
             WsDisconnectAction,
         },
     },
 };
 
-use super::{Stores, agent, all_at_once, at, draft, on_every_backend, session};
+use super::{Stores, agent, all_at_once, at, draft, on_every_backend, ring, session};
 
 on_every_backend![
     an_agent_reads_back_as_it_was_written,
@@ -45,6 +46,10 @@ on_every_backend![
     deleting_clears_the_tenants_default,
     the_default_is_one_of_the_tenants_own_agents,
     the_default_of_an_unknown_tenant_is_not_found,
+    a_secret_in_the_clear_is_not_kept,
+    each_change_leaves_a_revision_that_reads_back,
+    of_two_hundred_racers_one_makes_the_default,
+    every_sealed_secret_is_rewrapped_and_opens_as_before,
 ];
 
 async fn list(stores: &Stores, tenant: TenantId, filter: &Filter) -> Vec<String> {
@@ -65,14 +70,16 @@ fn changed(agent: &VoiceAgent, name: &str) -> VoiceAgent {
 }
 
 fn same(left: &VoiceAgent, right: &VoiceAgent) -> bool {
-    let secret = |agent: &VoiceAgent| agent.spec.auth_token.as_ref().map(|token| token.expose_secret().to_owned());
+    let secret = |agent: &VoiceAgent| {
+        let token = agent.spec.auth_token.as_ref();
+        token.map(|token| token.reveal(&ring(), agent.tenant, agent.id).expect("opened").expose_secret().to_owned())
+    };
     // Debug shows everything but the secret.
     format!("{left:?}") == format!("{right:?}") && secret(left) == secret(right)
 }
 
 fn everything_set(tenant: TenantId) -> VoiceAgent {
     let draft = Draft {
-        auth_token: Some("s3cret".to_owned().into()),
         audio_format: AudioFormatDraft {
             encoding: Some(AudioEncoding::Pcma),
             channels: Some(2),
@@ -89,10 +96,99 @@ fn everything_set(tenant: TenantId) -> VoiceAgent {
         metadata: BTreeMap::from([("schlüssel \"'\\".into(), "値 🎧 \n".into())]),
         ..draft("Zoë 🎙 ' \" \\ % _ ; DROP TABLE")
     };
-    VoiceAgent {
+    let mut agent = VoiceAgent {
         spec: Spec::parse(draft).expect("a valid agent"),
         status: Status::Paused,
         ..agent(tenant, "Ada", at(0))
+    };
+    agent.spec.auth_token = Some(sealed(&agent, "s3cret"));
+    agent
+}
+
+fn sealed(agent: &VoiceAgent, secret: &str) -> AuthToken {
+    let clear = AuthToken::Clear(secret.to_owned().into());
+    clear.sealed(&ring(), &Env::system(), (agent.tenant, agent.id), agent.revision).expect("sealed")
+}
+
+async fn a_secret_in_the_clear_is_not_kept(stores: &Stores) {
+    let tenant = stores.tenant().await;
+    let mut bare = agent(tenant, "bare", at(0));
+    bare.spec.auth_token = Some(AuthToken::Clear("s3cret".to_owned().into()));
+    assert!(matches!(stores.agents.create(tenant, &bare, None).await, Err(Error::Internal(_))));
+    assert!(stores.agents.get(tenant, bare.id).await.expect("an answer").is_none());
+}
+
+async fn each_change_leaves_a_revision_that_reads_back(stores: &Stores) {
+    let (tenant, other) = (stores.tenant().await, stores.tenant().await);
+    let first = everything_set(tenant);
+    stores.agents.create(tenant, &first, None).await.expect("created");
+    let mut second = changed(&first, "second");
+    second.spec.auth_token = None;
+    (second.updated_at, second.updated_by) = (at(5), "mesh:spiffe://example/flow".into());
+    let mut third = changed(&second, "third");
+    third.status = Status::Archived;
+    for next in [&second, &third] {
+        assert_eq!(stores.agents.update(tenant, next).await.expect("an answer"), Changed::Done);
+    }
+    assert_eq!(stores.agents.update(tenant, &second).await.expect("an answer"), Changed::Stale);
+    let found = stores.agents.revisions(tenant, first.id, None, 10).await.expect("a list");
+    assert_eq!(found.len(), 3, "a stale change leaves none");
+    for (read, written) in found.iter().zip([&third, &second, &first]) {
+        assert!(same(read, written), "{read:?}\n{written:?}");
+    }
+    let page = stores.agents.revisions(tenant, first.id, Some(3), 1).await.expect("a list");
+    assert!(page.len() == 1 && same(&page[0], &second), "{page:?}");
+    let at_first = stores.agents.at(tenant, first.id, 1).await.expect("an answer").expect("kept");
+    assert!(same(&at_first, &first));
+    for revision in [0, 4, -1, i64::MAX] {
+        assert!(stores.agents.at(tenant, first.id, revision).await.expect("an answer").is_none(), "{revision}");
+    }
+    assert!(stores.agents.revisions(other, first.id, None, 10).await.expect("a list").is_empty());
+    assert_eq!(stores.agents.delete(tenant, first.id, 3).await.expect("an answer"), Deleted::Done);
+    assert!(stores.agents.revisions(tenant, first.id, None, 10).await.expect("a list").is_empty());
+}
+
+async fn of_two_hundred_racers_one_makes_the_default(stores: &Stores) {
+    let tenant = stores.tenant().await;
+    let answers = all_at_once(200, |_| {
+        let agents = stores.agents.clone();
+        async move { agents.create_default(tenant, &agent(tenant, "Default", at(3))).await.expect("an answer") }
+    })
+    .await;
+    let default = stores.agents.fallback(tenant).await.expect("an answer").voice_agent.expect("pinned");
+    assert!(answers.iter().all(|answer| *answer == default));
+    assert_eq!(list(stores, tenant, &Filter::default()).await, ["Default"]);
+    let nobody = TenantId::new(&Env::system());
+    let asked = stores.agents.create_default(nobody, &agent(nobody, "Default", at(3))).await;
+    assert!(matches!(asked, Err(Error::NotFound { resource: Resource::Tenant, .. })), "{asked:?}");
+}
+
+async fn every_sealed_secret_is_rewrapped_and_opens_as_before(stores: &Stores) {
+    let env = Env::system();
+    let newer = format!("newer:{},{}", "A".repeat(43) + "=", crate::harness::server::KEY_RING);
+    let newer = KeyRing::parse(&newer.into()).expect("a ring");
+    let tenants = [stores.tenant().await, stores.tenant().await];
+    let mut agents = Vec::new();
+    for index in 0..150 {
+        let first = everything_set(tenants[index % 2]);
+        stores.agents.create(first.tenant, &first, None).await.expect("created");
+        let second = changed(&first, "second");
+        stores.agents.update(second.tenant, &second).await.expect("updated");
+        agents.push(second);
+    }
+    let done = rewrap(stores.agents.as_ref(), &newer, &env).await.expect("rewrapped");
+    assert_eq!(done, Rewrapped { rewrapped: 300, done: true });
+    assert_eq!(rewrap(stores.agents.as_ref(), &newer, &env).await.expect("nothing left").rewrapped, 0);
+    for agent in agents {
+        let now = stores.agents.get(agent.tenant, agent.id).await.expect("an answer").expect("the agent");
+        let then = stores.agents.at(agent.tenant, agent.id, 1).await.expect("an answer").expect("the revision");
+        for token in [now.spec.auth_token, then.spec.auth_token] {
+            let token = token.expect("a secret");
+            assert!(token.reveal(&ring(), agent.tenant, agent.id).is_err(), "it is under the newer key");
+            let opened = token.reveal(&newer, agent.tenant, agent.id).expect("opened");
+            assert_eq!(opened.expose_secret(), "s3cret");
+        }
+        assert_eq!(now.revision, 2, "rewrapping is no change");
     }
 }
 
@@ -108,7 +204,8 @@ async fn an_agent_reads_back_as_it_was_written(stores: &Stores) {
 async fn every_change_of_every_field_reads_back(stores: &Stores) {
     let tenant = stores.tenant().await;
     let plain = stores.agent(tenant).await;
-    let full = VoiceAgent { id: plain.id, revision: 2, updated_at: at(5), ..everything_set(tenant) };
+    let mut full = VoiceAgent { id: plain.id, revision: 2, updated_at: at(5), ..everything_set(tenant) };
+    full.spec.auth_token = Some(sealed(&full, "s3cret"));
     // There and back: a field that is cleared must become absent.
     let plain = VoiceAgent { revision: 3, updated_at: at(6), ..plain };
     for next in [full, plain] {
@@ -394,28 +491,28 @@ async fn deleting_clears_the_tenants_default(stores: &Stores) {
     let (pinned, other) = (stores.agent(tenant).await, stores.agent(tenant).await);
     stores.agents.set_default(tenant, Some(pinned.id), at(1)).await.expect("pinned");
     stores.agents.delete(tenant, other.id, 1).await.expect("deleted");
-    assert_eq!(stores.agents.default(tenant).await.expect("an answer"), Some(pinned.id));
+    assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, Some(pinned.id));
     stores.agents.delete(tenant, pinned.id, 1).await.expect("deleted");
-    assert_eq!(stores.agents.default(tenant).await.expect("an answer"), None);
+    assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, None);
 }
 
 async fn the_default_is_one_of_the_tenants_own_agents(stores: &Stores) {
     let tenant = stores.tenant().await;
-    assert_eq!(stores.agents.default(tenant).await.expect("an answer"), None);
+    assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, None);
     let agent = stores.agent(tenant).await;
     stores.agents.set_default(tenant, Some(agent.id), at(9)).await.expect("pinned");
-    assert_eq!(stores.agents.default(tenant).await.expect("an answer"), Some(agent.id));
+    assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, Some(agent.id));
     let read = stores.tenants.get(tenant).await.expect("an answer").expect("the tenant");
     assert_eq!((read.default_voice_agent_id, read.updated_at), (Some(agent.id), at(9)));
     let unknown = stores.agents.set_default(tenant, Some(VoiceAgentId::new(&Env::system())), at(10)).await;
     assert!(matches!(unknown, Err(Error::NotFound { resource: Resource::VoiceAgent, .. })), "{unknown:?}");
-    assert_eq!(stores.agents.default(tenant).await.expect("an answer"), Some(agent.id));
+    assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, Some(agent.id));
     stores.agents.set_default(tenant, None, at(11)).await.expect("cleared");
-    assert_eq!(stores.agents.default(tenant).await.expect("an answer"), None);
+    assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, None);
 }
 
 async fn the_default_of_an_unknown_tenant_is_not_found(stores: &Stores) {
     let nobody = TenantId::new(&Env::system());
-    let asked = stores.agents.default(nobody).await;
+    let asked = stores.agents.fallback(nobody).await;
     assert!(matches!(asked, Err(Error::NotFound { resource: Resource::Tenant, .. })), "{asked:?}");
 }

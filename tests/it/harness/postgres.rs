@@ -67,19 +67,25 @@ impl PrivatePostgres {
         let home = Process::folder("postgres");
         give_away(&home);
         let mut initdb = unprivileged(&program("initdb"));
-        initdb.args(["--username=voxgate", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]);
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]);
         let made = initdb.arg("--pgdata").arg(data(&home)).output().expect("initdb runs");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         let port = free_port();
         let command = serve(&home, port, settings);
         let server = Self { again: None, home: Process::start(home, &command), port, settings };
         server.wait_until_ready();
+        // As an installation has it: neither superuser nor BYPASSRLS, and the owner of its databases.
+        execute(&server.superuser_url("postgres"), "CREATE ROLE voxgate LOGIN").expect("the service's role");
         server
     }
 
-    /// The URL of one of its databases.
+    /// The URL of one of its databases, for the service's role.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://voxgate@127.0.0.1:{}/{database}", self.port)
+    }
+
+    fn superuser_url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
     /// The URL of a new, empty database.
@@ -110,13 +116,13 @@ impl PrivatePostgres {
     }
 
     fn create(&self, name: &str, template: &str) {
-        let sql = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        let sql = format!("CREATE DATABASE {name} TEMPLATE {template} OWNER voxgate");
         // A template that was just migrated may have a connection for another moment.
-        wait_for("a database", PATIENCE, || execute(&self.url("postgres"), &sql).ok());
+        wait_for("a database", PATIENCE, || execute(&self.superuser_url("postgres"), &sql).ok());
     }
 
     fn wait_until_ready(&self) {
-        let url = self.url("postgres");
+        let url = self.superuser_url("postgres");
         wait_for("Postgres", PATIENCE, || {
             let server = self.again.as_ref().unwrap_or(&self.home);
             assert!(server.is_running(), "Postgres did not start: {}", server.log());
@@ -163,6 +169,11 @@ fn give_away(folder: &Path) {
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").expect("/proc is mounted").uid() == 0
+}
+
+/// The URL of the same database for its superuser.
+pub(crate) fn as_superuser(url: &str) -> String {
+    url.replacen("voxgate@", "postgres@", 1)
 }
 
 /// Runs statements on a connection of their own.

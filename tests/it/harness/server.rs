@@ -17,6 +17,8 @@ use super::{
     redis,
 };
 
+/// The ring of all production servers that tests start.
+pub(crate) const KEY_RING: &str = "tests:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const BINARY: &str = env!("CARGO_BIN_EXE_voxgate");
 /// A cold start migrates a database on a busy machine.
 const START_PATIENCE: Duration = Duration::from_mins(1);
@@ -89,14 +91,14 @@ impl TestServer {
 
     /// `voxgate serve` on stores that others may share, migrated and with an operator's key.
     pub(crate) fn production(database_url: &str, redis_url: &str) -> Self {
-        let stores = [("VOXGATE_DATABASE_URL", database_url), ("VOXGATE_REDIS_URL", redis_url)];
+        let stores = production_stores(database_url, redis_url);
         let key = operator_key(&stores);
         Self::production_with_key(database_url, redis_url, key)
     }
 
     /// Another replica on the same stores, whose operator's key is known already.
     pub(crate) fn production_with_key(database_url: &str, redis_url: &str, key: String) -> Self {
-        let stores = [("VOXGATE_DATABASE_URL", database_url), ("VOXGATE_REDIS_URL", redis_url)];
+        let stores = production_stores(database_url, redis_url);
         Self::start(Process::folder("serve"), &["serve"], &stores, key)
     }
 
@@ -166,6 +168,10 @@ impl TestServer {
     }
 }
 
+fn production_stores<'u>(database_url: &'u str, redis_url: &'u str) -> [(&'static str, &'u str); 3] {
+    [("VOXGATE_DATABASE_URL", database_url), ("VOXGATE_REDIS_URL", redis_url), ("VOXGATE_KEY_RING", KEY_RING)]
+}
+
 /// Migrates the stores and makes a tenant with a key that may do everything.
 fn operator_key(stores: &[(&str, &str)]) -> String {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -191,7 +197,9 @@ fn run(dir: &Path, stores: &[(&str, &str)], args: &[&str]) -> String {
 /// The binary with nothing of the test's own environment that configures it.
 fn voxgate(dir: &Path, stores: &[(&str, &str)]) -> Command {
     let mut command = Command::new(BINARY);
-    for name in ["VOXGATE_DATABASE_URL", "VOXGATE_REDIS_URL", "VOXGATE_CONFIG"] {
+    for name in
+        ["VOXGATE_DATABASE_URL", "VOXGATE_REDIS_URL", "VOXGATE_CONFIG", "VOXGATE_KEY_RING", "VOXGATE_KEY_RING_FILE"]
+    {
         command.env_remove(name);
     }
     command.env("VOXGATE_DATA_DIR", dir.join("data")).envs(stores.iter().copied());

@@ -6,6 +6,8 @@ mod descriptors;
 mod field_rules;
 mod media_nodes;
 mod replicas;
+mod resolution;
+mod revisions;
 mod sandbox;
 mod tenants;
 mod unimplemented;

@@ -48,10 +48,7 @@ const UNIMPLEMENTED: &[&str] = &[
     "TenantService/RotateWebhookSecret",
     "TenantService/UpdateTenant",
     "TenantService/UpdateWebhookEndpoint",
-    "VoiceAgentService/ListVoiceAgentRevisions",
     "VoiceAgentService/PreviewSystemInstruction",
-    "VoiceAgentService/ResolveVoiceAgent",
-    "VoiceAgentService/RollbackVoiceAgent",
 ];
 
 async fn exactly_these_rpcs_are_not_implemented(world: World) {

@@ -1,0 +1,52 @@
+//! Brings all sealed secrets of agents under the key that seals now, while the service goes on.
+//!
+//! A secret that an agent's change carries on, sealed as it is, may be written behind the place where the walk is; so it
+//! walks again until it finds nothing to do. A replica that still seals with an older key makes that a long walk: the
+//! key ring is to be rolled out first.
+
+use super::VoiceAgentStore;
+use crate::domain::{Env, Result, keyring::KeyRing, voice_agent::AuthToken};
+
+/// Secrets that are read in one go.
+const BATCH: u16 = 200;
+/// Walks after which it gives up and says how far it came.
+const WALKS_MAX: usize = 20;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rewrapped {
+    pub rewrapped: u64,
+    /// Whether the last walk found nothing left.
+    pub done: bool,
+}
+
+pub async fn rewrap(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<Rewrapped> {
+    let mut all = Rewrapped::default();
+    for _ in 0..WALKS_MAX {
+        let found = walk(store, ring, env).await?;
+        all.rewrapped += found;
+        if found == 0 {
+            all.done = true;
+            break;
+        }
+    }
+    Ok(all)
+}
+
+async fn walk(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<u64> {
+    let (mut after, mut rewrapped) = (None, 0);
+    loop {
+        let batch = store.sealed_tokens(after.as_ref(), BATCH).await?;
+        for token in &batch {
+            let again = AuthToken::rewrapped(&token.sealed, ring, env, token.tenant, token.agent)?;
+            if let Some(sealed) = again
+                && store.reseal(token, &sealed).await?
+            {
+                rewrapped += 1;
+            }
+        }
+        match batch.last() {
+            Some(last) if batch.len() == usize::from(BATCH) => after = Some(last.clone()),
+            _ => return Ok(rewrapped),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Rows that are read far more often than they change, kept in memory.
+//!
+//! What a caller is answered is never older than [`Freshness::fresh`], and mostly far younger: a change made here is
+//! forgotten here at once, one made elsewhere when its notice comes (`changes`). A load that a change overtakes is not
+//! kept: each entry carries the generation in which its load began, and forgetting starts the next one.
+//!
+//! While the database is away what is known goes on being answered, for [`Freshness::outage`]: calls must be admitted
+//! to agents that this replica knows. What was forgotten because it changed is not known any longer.
+//!
+//! Absent on purpose: remembering that something does not exist. A row that is made a moment later must be found.
+
+use std::{
+    fmt,
+    hash::{BuildHasher as _, Hash, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use quick_cache::{Weighter, sync};
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::domain::{Error, Result, error::Dependency};
+
+/// Keys that share a generation and a turn to load.
+const STRIPES: usize = 256;
+/// How long the database gets when there is an older answer at hand.
+const LOAD_PATIENCE: Duration = Duration::from_millis(300);
+/// After a load that failed, older answers are given for this long without asking again.
+const LOAD_PAUSE: Duration = Duration::from_millis(500);
+
+/// How old an answer may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Freshness {
+    /// At most, while the database answers.
+    pub(crate) fresh: Duration,
+    /// At most, while it does not.
+    pub(crate) outage: Duration,
+}
+
+struct Entry<V> {
+    value: Arc<V>,
+    generation: u64,
+    loaded_at: Instant,
+}
+
+impl<V> Clone for Entry<V> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), generation: self.generation, loaded_at: self.loaded_at }
+    }
+}
+
+/// Bytes that a value takes, about.
+type Weigh<V> = fn(&V) -> usize;
+
+struct ByWeight<V>(Weigh<V>);
+
+impl<V> Clone for ByWeight<V> {
+    fn clone(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+impl<K, V> Weighter<K, Entry<V>> for ByWeight<V> {
+    fn weight(&self, _: &K, entry: &Entry<V>) -> u64 {
+        u64::try_from((self.0)(&entry.value)).unwrap_or(u64::MAX)
+    }
+}
+
+/// Of the keys whose hash falls on it.
+struct Stripe {
+    generation: AtomicU64,
+    /// One loads, and those who want the same wait for what it finds.
+    turn: Mutex<()>,
+}
+
+pub(crate) struct Cache<K, V> {
+    name: &'static str,
+    entries: sync::Cache<K, Entry<V>, ByWeight<V>>,
+    stripes: Box<[Stripe]>,
+    hasher: RandomState,
+    freshness: Freshness,
+    born: Instant,
+    /// Nanoseconds after `born`: what was loaded before is to be loaded again.
+    fresh_from: AtomicU64,
+    /// Nanoseconds after `born`: until then the database is taken to be away.
+    away_until: AtomicU64,
+}
+
+impl<K: Hash + Eq + Clone, V> Cache<K, V> {
+    /// Keeps values of `max_bytes` together, those that are asked for.
+    pub(crate) fn new(name: &'static str, max_bytes: usize, freshness: Freshness, weigh: Weigh<V>) -> Self {
+        let max_bytes = u64::try_from(max_bytes).unwrap_or(u64::MAX);
+        let items = usize::try_from(max_bytes / 1_024).unwrap_or(usize::MAX).max(1);
+        let stripe = |_| Stripe { generation: AtomicU64::new(0), turn: Mutex::new(()) };
+        Self {
+            name,
+            entries: sync::Cache::with_weighter(items, max_bytes, ByWeight(weigh)),
+            stripes: (0..STRIPES).map(stripe).collect(),
+            hasher: RandomState::new(),
+            freshness,
+            born: Instant::now(),
+            fresh_from: AtomicU64::new(0),
+            away_until: AtomicU64::new(0),
+        }
+    }
+
+    /// The value of `key`, by `load` where it is not known well enough.
+    pub(crate) async fn get<F>(&self, key: &K, load: impl FnOnce() -> F) -> Result<Option<Arc<V>>>
+    where
+        F: Future<Output = Result<Option<V>>>,
+    {
+        let stripe = self.stripe(key);
+        if let Some(entry) = self.known(key, stripe)
+            && self.is_fresh(&entry)
+        {
+            return Ok(Some(entry.value));
+        }
+        let _turn = stripe.turn.lock().await;
+        let generation = stripe.generation.load(Ordering::Acquire);
+        let known = self.known(key, stripe);
+        let loaded_at = Instant::now();
+        let answer = match known {
+            Some(entry) if self.is_fresh(&entry) => return Ok(Some(entry.value)),
+            Some(entry) => match self.load_again(&entry, load).await {
+                Some(answer) => answer?,
+                None => return Ok(Some(entry.value)),
+            },
+            None => self.load_first(load).await?,
+        };
+        let Some(value) = answer else {
+            self.entries.remove(key);
+            return Ok(None);
+        };
+        let value = Arc::new(value);
+        self.entries.insert(key.clone(), Entry { value: value.clone(), generation, loaded_at });
+        Ok(Some(value))
+    }
+
+    /// Forgets `key`, which has changed.
+    pub(crate) fn forget(&self, key: &K) {
+        self.stripe(key).generation.fetch_add(1, Ordering::AcqRel);
+        self.entries.remove(key);
+    }
+
+    /// Trusts nothing that was loaded until now: notices of changes may have been lost.
+    pub(crate) fn doubt_everything(&self) {
+        self.fresh_from.fetch_max(self.nanos(Instant::now()) + 1, Ordering::AcqRel);
+    }
+
+    /// What the database says. Where it was found away a moment ago, callers who wait for a turn need not find that out
+    /// one by one.
+    async fn load_first<F>(&self, load: impl FnOnce() -> F) -> Result<Option<V>>
+    where
+        F: Future<Output = Result<Option<V>>>,
+    {
+        if self.is_away() {
+            return Err(Error::unavailable(Dependency::Database, "the database was away a moment ago"));
+        }
+        let answer = load().await;
+        if matches!(answer, Err(Error::Unavailable(Dependency::Database, _))) {
+            self.note_away();
+        }
+        answer
+    }
+
+    /// What the database says now; nothing where it is away and the older answer will do.
+    async fn load_again<F>(&self, entry: &Entry<V>, load: impl FnOnce() -> F) -> Option<Result<Option<V>>>
+    where
+        F: Future<Output = Result<Option<V>>>,
+    {
+        if entry.loaded_at.elapsed() > self.freshness.outage {
+            return Some(self.load_first(load).await);
+        }
+        if !self.is_away() {
+            match tokio::time::timeout(LOAD_PATIENCE, load()).await {
+                Ok(Err(Error::Unavailable(Dependency::Database, _))) | Err(_) => {}
+                Ok(answer) => return Some(answer),
+            }
+            self.note_away();
+        }
+        metrics::counter!("voxgate_cache_outage_answers_total", "cache" => self.name).increment(1);
+        None
+    }
+
+    fn is_away(&self) -> bool {
+        self.nanos(Instant::now()) < self.away_until.load(Ordering::Acquire)
+    }
+
+    fn note_away(&self) {
+        self.away_until.store(self.nanos(Instant::now() + LOAD_PAUSE), Ordering::Release);
+    }
+
+    fn known(&self, key: &K, stripe: &Stripe) -> Option<Entry<V>> {
+        let generation = stripe.generation.load(Ordering::Acquire);
+        self.entries.get(key).filter(|entry| entry.generation == generation)
+    }
+
+    fn is_fresh(&self, entry: &Entry<V>) -> bool {
+        entry.loaded_at.elapsed() < self.freshness.fresh
+            && self.nanos(entry.loaded_at) >= self.fresh_from.load(Ordering::Acquire)
+    }
+
+    fn stripe(&self, key: &K) -> &Stripe {
+        let hash = usize::try_from(self.hasher.hash_one(key) % 256).unwrap_or(0);
+        &self.stripes[hash]
+    }
+
+    fn nanos(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl<K, V> fmt::Debug for Cache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const FRESHNESS: Freshness = Freshness { fresh: Duration::from_secs(5), outage: Duration::from_mins(60) };
+
+    fn cache() -> Cache<u32, String> {
+        Cache::new("test", 1 << 20, FRESHNESS, String::len)
+    }
+
+    async fn found(text: &str) -> Result<Option<String>> {
+        Ok(Some(text.to_owned()))
+    }
+
+    async fn away() -> Result<Option<String>> {
+        Err(Error::unavailable(Dependency::Database, "away"))
+    }
+
+    async fn must_not_load() -> Result<Option<String>> {
+        panic!("it was known")
+    }
+
+    async fn value(cache: &Cache<u32, String>, load: impl Future<Output = Result<Option<String>>>) -> Option<String> {
+        cache.get(&1, || load).await.expect("an answer").map(|value| String::clone(&value))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_never_older_than_it_may_be() {
+        let cache = cache();
+        assert_eq!(value(&cache, found("old")).await.as_deref(), Some("old"));
+        tokio::time::advance(Duration::from_millis(4_999)).await;
+        assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("old"));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(value(&cache, found("new")).await.as_deref(), Some("new"));
+        cache.doubt_everything();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(value(&cache, found("newer")).await.as_deref(), Some("newer"));
+        assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("newer"));
+    }
+
+    #[tokio::test]
+    async fn a_load_that_a_change_overtakes_is_not_kept() {
+        let cache = Arc::new(cache());
+        let (go, gone) = oneshot::channel::<()>();
+        let (began, begun) = oneshot::channel::<()>();
+        let reader = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                let load = async {
+                    began.send(()).expect("waited for");
+                    gone.await.expect("told");
+                    found("before the change").await
+                };
+                value(&cache, load).await
+            }
+        });
+        begun.await.expect("it loads");
+        cache.forget(&1);
+        go.send(()).expect("it waits");
+        assert_eq!(reader.await.expect("no panic").as_deref(), Some("before the change"));
+        assert_eq!(value(&cache, found("after")).await.as_deref(), Some("after"));
+    }
+
+    #[tokio::test]
+    async fn many_who_want_the_same_load_it_once() {
+        let (cache, loads) = (Arc::new(cache()), Arc::new(AtomicUsize::new(0)));
+        let readers = (0..100).map(|_| {
+            let (cache, loads) = (cache.clone(), loads.clone());
+            tokio::spawn(async move {
+                let load = async {
+                    loads.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    found("it").await
+                };
+                value(&cache, load).await
+            })
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            assert_eq!(reader.await.expect("no panic").as_deref(), Some("it"));
+        }
+        assert_eq!(loads.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_outlives_the_database_but_not_a_change() {
+        let cache = cache();
+        assert!(cache.get(&1, away).await.is_err(), "nothing is known yet");
+        assert!(cache.get(&1, must_not_load).await.is_err(), "it is not asked again at once");
+        tokio::time::advance(LOAD_PAUSE).await;
+        assert_eq!(value(&cache, found("known")).await.as_deref(), Some("known"));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(value(&cache, away()).await.as_deref(), Some("known"));
+        // It is not asked again at once, so that callers are not slow while it is away.
+        assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("known"));
+        tokio::time::advance(LOAD_PAUSE).await;
+        let hangs = async {
+            std::future::pending::<()>().await;
+            found("never").await
+        };
+        assert_eq!(value(&cache, hangs).await.as_deref(), Some("known"));
+        cache.forget(&1);
+        tokio::time::advance(LOAD_PAUSE).await;
+        assert!(cache.get(&1, away).await.is_err());
+        tokio::time::advance(LOAD_PAUSE).await;
+        assert_eq!(value(&cache, found("again")).await.as_deref(), Some("again"));
+        tokio::time::advance(FRESHNESS.outage + Duration::from_secs(1)).await;
+        assert!(cache.get(&1, away).await.is_err(), "too old even for an outage");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist_is_looked_for_again_and_what_is_too_much_goes() {
+        let cache = cache();
+        assert_eq!(value(&cache, async { Ok(None) }).await, None);
+        assert_eq!(value(&cache, found("made since")).await.as_deref(), Some("made since"));
+        for key in 0..10_000 {
+            cache.get(&key, || async { Ok(Some("x".repeat(1_000))) }).await.expect("found");
+        }
+        assert!(cache.entries.weight() <= 1 << 20, "{}", cache.entries.weight());
+        assert!(cache.entries.len() > 500);
+    }
+}

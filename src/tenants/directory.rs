@@ -1,0 +1,74 @@
+//! Tenants and keys as every call needs them, in memory.
+//!
+//! What is answered may be as old as the settings say, and a key far less than a tenant: one that is revoked must be
+//! refused within a second even where no notice of it comes.
+
+use std::{sync::Arc, time::Duration};
+
+use super::TenantStore;
+use crate::{
+    db::cache::{Cache, Freshness},
+    domain::{
+        Result,
+        hash::Sha256,
+        ids::{ApiKeyId, TenantId},
+        tenant::{ApiKey, Tenant},
+    },
+};
+
+/// Bytes that a tenant or a key takes, about: short texts and what holds them.
+const ITEM_BYTES: usize = 1_024;
+
+/// How much is kept, and how old it may be.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectoryLimits {
+    pub max_bytes: usize,
+    pub tenant_fresh: Duration,
+    pub key_fresh: Duration,
+    /// While the database is away.
+    pub outage: Duration,
+}
+
+#[derive(Debug)]
+pub struct Directory {
+    store: Arc<dyn TenantStore>,
+    tenants: Cache<TenantId, Tenant>,
+    keys: Cache<Sha256, ApiKey>,
+}
+
+impl Directory {
+    pub fn new(store: Arc<dyn TenantStore>, limits: DirectoryLimits) -> Self {
+        let DirectoryLimits { max_bytes, tenant_fresh, key_fresh, outage } = limits;
+        Self {
+            store,
+            tenants: Cache::new("tenants", max_bytes, Freshness { fresh: tenant_fresh, outage }, |_| ITEM_BYTES),
+            keys: Cache::new("api_keys", max_bytes, Freshness { fresh: key_fresh, outage }, |_| ITEM_BYTES),
+        }
+    }
+
+    pub async fn tenant(&self, id: TenantId) -> Result<Option<Arc<Tenant>>> {
+        self.tenants.get(&id, || self.store.get(id)).await
+    }
+
+    pub async fn key_by_hash(&self, hash: Sha256) -> Result<Option<Arc<ApiKey>>> {
+        self.keys.get(&hash, || self.store.key_by_hash(hash)).await
+    }
+
+    /// As it is at this moment.
+    pub async fn key(&self, id: ApiKeyId) -> Result<Option<ApiKey>> {
+        self.store.key(id).await
+    }
+
+    pub fn forget_tenant(&self, id: TenantId) {
+        self.tenants.forget(&id);
+    }
+
+    pub fn forget_key(&self, hash: Sha256) {
+        self.keys.forget(&hash);
+    }
+
+    pub fn doubt_everything(&self) {
+        self.tenants.doubt_everything();
+        self.keys.doubt_everything();
+    }
+}
