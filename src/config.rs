@@ -3,6 +3,8 @@
 //! A key of the file that is not one of ours is an error, so that a misspelt limit is not a silent default. Secrets
 //! redact themselves. Limits live in one struct a concern, beside the code that they limit.
 
+mod tls;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,7 +17,10 @@ use figment::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::{admission::RedisSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings};
+pub use self::tls::{ClientCerts, TlsSettings};
+use crate::{
+    admission::RedisSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings, tenants::MeshSettings,
+};
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";
@@ -104,6 +109,10 @@ pub struct Config {
     #[serde(default)]
     pub listen: ListenSettings,
     #[serde(default)]
+    pub tls: TlsSettings,
+    #[serde(default)]
+    pub mesh: MeshSettings,
+    #[serde(default)]
     pub rpc: RpcSettings,
     #[serde(default)]
     pub calls: CallSettings,
@@ -143,7 +152,7 @@ impl Config {
 
     /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
     fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, rpc, calls, database, redis, .. } = self;
+        let Self { listen, tls, mesh, rpc, calls, database, redis, .. } = self;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let limits = [
             ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
@@ -153,6 +162,7 @@ impl Config {
             ("listen.keepalive_timeout_ms", listen.keepalive_timeout_ms, 1..=DAY_MS),
             ("listen.drain_notice_ms", listen.drain_notice_ms, 0..=DAY_MS),
             ("listen.drain_cap_ms", listen.drain_cap_ms, 0..=DAY_MS),
+            ("tls.reload_interval_ms", tls.reload_interval_ms, 1..=DAY_MS),
             ("rpc.max_in_flight", count(rpc.max_in_flight), 1..=COUNT_MAX),
             ("rpc.max_deadline_ms", rpc.max_deadline_ms, 1..=DAY_MS),
             ("calls.verb_timeout_ms", calls.verb_timeout_ms, 1..=DAY_MS),
@@ -166,11 +176,13 @@ impl Config {
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
         ];
-        let faults: Vec<_> = limits
+        let mut faults: Vec<_> = limits
             .iter()
             .filter(|(_, value, range)| !range.contains(value))
             .map(|(key, value, range)| format!("{key} must be from {} to {}, not {value}", range.start(), range.end()))
             .collect();
+        faults.extend(tls.faults());
+        faults.extend(tls.mesh_faults(mesh));
         anyhow::ensure!(faults.is_empty(), "the configuration is refused: {}", faults.join("; "));
         Ok(())
     }
@@ -180,7 +192,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> anyhow::Result<Config> {
+    pub(super) fn load(text: &str) -> anyhow::Result<Config> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");
         Config::load(Some(file.path()))
