@@ -91,3 +91,37 @@ impl Principal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Env;
+
+    #[test]
+    fn whoever_it_is_the_record_tells_the_kind_of_credential_and_no_secret() {
+        let env = Env::system();
+        let (tenant, scopes) = (TenantId::new(&env), [Scope::EventsRead].into_iter().collect());
+        let prefix = "vg_test_ab12".to_owned();
+        let key = KeyPrincipal { tenant, key: ApiKeyId::new(&env), prefix, scopes, sandbox: true };
+        let service = MeshPrincipal {
+            tenant,
+            identity: "spiffe://mesh/flow".into(),
+            scopes,
+            sandbox: true,
+            rate_limit_per_min: 600,
+            not_after: env.now(),
+        };
+        let call = "call-1".parse().expect("a call id");
+        let call = CallPrincipal { tenant, call, session: SessionId::new(&env), fence: 1, jti: "j".into() };
+        let all = [
+            (Principal::Key(key), "key:vg_test_ab12", true),
+            (Principal::Mesh(service), "mesh:spiffe://mesh/flow", true),
+            (Principal::Call(call), "call:call-1", false),
+        ];
+        for (principal, actor, is_key_like) in all {
+            assert_eq!((principal.actor().as_str(), principal.tenant()), (actor, tenant));
+            assert_eq!((principal.has(Scope::EventsRead), principal.sandbox()), (is_key_like, is_key_like), "{actor}");
+            assert!(!principal.has(Scope::TenantsAdmin), "{actor}");
+        }
+    }
+}

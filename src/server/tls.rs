@@ -2,10 +2,9 @@
 //!
 //! The files are read again every so often and compared by content: a mounted secret is swapped by a symlink, which leaves
 //! times and names as they were. A set of files that cannot be used is logged once, counted, and the one before it stays. New
-//! connections use the new certificate and authorities; open ones go on. Resumed sessions end with the configuration
-//! that began them, so no client comes back under an authority that is no longer trusted. Deliberately absent: session
-//! tickets (replicas would have to share their keys), early data (it can be replayed), revocation lists (mesh certificates
-//! live for hours).
+//! connections use the new certificate and authorities; open ones go on. Deliberately absent: resumption of sessions (a
+//! connection of gRPC lasts, and each new one should prove that its certificate is good now) and with it early data (it
+//! can be replayed), revocation lists (mesh certificates live for hours).
 
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +18,7 @@ use rustls::{
     RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
-    server::{ServerSessionMemoryCache, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     time_provider::TimeProvider,
 };
 use tokio_rustls::TlsAcceptor;
@@ -37,8 +36,6 @@ use crate::{
 
 /// A chain has some kilobytes, a bundle of authorities some hundred.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
-/// Sessions that may be resumed: each costs a few kilobytes with its client's certificate.
-const RESUMABLE_SESSIONS: usize = 1_024;
 
 /// The certificate in use, and where the next one comes from.
 #[derive(Debug)]
@@ -204,7 +201,8 @@ impl Sources {
             format!("tls.cert_file {} and tls.key_file {} are no pair", self.cert.display(), self.key.display())
         })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok((config, not_after))
     }
 

@@ -4,13 +4,19 @@ mod mesh;
 
 use std::{
     fs,
-    io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     os::unix::fs::symlink,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    version::{TLS12, TLS13},
+};
 use tonic::{Code, Status};
 use voxgate::{
     domain::{Env, Timestamp},
@@ -115,6 +121,43 @@ async fn where_certificates_are_required_a_key_alone_does_not_connect() {
     let pair = authority.client(&["anything.svc"]);
     let with = Caller::over_tls(&server.addr, authority.trusted_by(Some(&pair)));
     granted(list(&with.with(&server.admin_key)).await);
+}
+
+/// Speaks the first words of HTTP/2, and hears the first of the server's: what a server tells of later sessions comes
+/// before those.
+fn dial(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
+    let addr = MESH.server.addr.strip_prefix("https://").expect("https");
+    let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let mut connection = ClientConnection::new(config.clone(), name).expect("a client");
+    let mut socket = TcpStream::connect(addr)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+    stream.read_exact(&mut [0; 9])?;
+    Ok(connection)
+}
+
+#[test]
+fn the_port_speaks_http_2_alone_by_two_versions_and_resumes_no_session() {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(MESH.authority.pem.as_bytes()).expect("PEM")).expect("an authority");
+    let client = |version: &'static SupportedProtocolVersion, protocol: &[u8]| {
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let builder = builder.with_protocol_versions(&[version]).expect("a version");
+        let mut config = builder.with_root_certificates(roots.clone()).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    };
+    for version in [&TLS12, &TLS13] {
+        let config = client(version, b"h2");
+        for _ in 0..2 {
+            let connection = dial(&config).expect("connected");
+            assert_eq!(connection.protocol_version(), Some(version.version));
+            assert_eq!(connection.alpn_protocol(), Some(b"h2".as_slice()));
+            assert_ne!(connection.handshake_kind(), Some(HandshakeKind::Resumed), "{version:?}");
+        }
+        dial(&client(version, b"http/1.1")).expect_err("another protocol");
+    }
 }
 
 /// A pair as Kubernetes mounts it: files behind one link, which is swapped.
