@@ -13,7 +13,7 @@ use voxgate::{
     },
 };
 
-use super::{PATIENCE, list, until};
+use super::{PATIENCE, list, turned_away, until};
 use crate::harness::{
     client::{Caller, Explained as _, faults, granted, refused},
     pki::{Authority, Pair},
@@ -52,7 +52,7 @@ pub(super) static MESH: LazyLock<Mesh> = LazyLock::new(|| {
         (SHORT_LIVED_NODE, &other, "'nodes:connect'", ""),
         (OPERATOR, &other, "'tenants:admin'", ""),
     ];
-    let mut config = "[listen]\nhandshake_timeout_ms = 1500\n[calls]\nheartbeat_interval_ms = 100\n\
+    let mut config = "[listen]\nhandshake_timeout_ms = 3000\n[calls]\nheartbeat_interval_ms = 100\n\
                       [tls]\ncert_file = 'tls.crt'\nkey_file = 'tls.key'\nclient_ca_file = 'ca.crt'\n"
         .to_owned();
     for (san, tenant, scopes, more) in identities {
@@ -222,7 +222,7 @@ async fn an_operator_of_the_mesh_gives_no_scope_that_it_lacks() {
 /// Nobody asks for the certificate again on an open connection, so its end must be looked at by each request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_on_an_open_connection_opens_nothing_more() {
-    let not_after = Env::system().now().plus(std::time::Duration::from_secs(5));
+    let not_after = Env::system().now().plus(std::time::Duration::from_secs(8));
     let campaign = MESH.showing(&MESH.authority.client_until(&[CAMPAIGN], not_after));
     let node = MESH.showing(&MESH.authority.client_until(&[SHORT_LIVED_NODE], not_after));
     let node = MESH.world(node, &MESH.other, false);
@@ -235,4 +235,30 @@ async fn a_certificate_that_expires_on_an_open_connection_opens_nothing_more() {
     let ended = tokio::time::timeout(PATIENCE, stream.inbox.message()).await.expect("the stream's end");
     let status = ended.expect_err("a refusal");
     assert_eq!((status.code(), status.reason().as_str()), (Code::Unauthenticated, "CREDENTIAL_EXPIRED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_authorities_are_for_new_connections() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.crt");
+    std::fs::write(&file, &old.pem).expect("written");
+    let prepared = Prepared::fresh();
+    let config = format!(
+        "[tls]\ncert_file = 'tls.crt'\nkey_file = 'tls.key'\nclient_ca_file = '{}'\nreload_interval_ms = 50\n\
+         [[mesh.identities]]\nsan = '{CAMPAIGN}'\ntenant = '{}'\nscopes = ['voice_agents:read']",
+        file.display(),
+        prepared.tenant()
+    );
+    let Pair { cert, key } = old.server();
+    let server = prepared.serve_tls(&config, &[("tls.crt", &cert), ("tls.key", &key)]);
+    let by =
+        |authority: &Authority| Caller::over_tls(&server.addr, old.trusted_by(Some(&authority.client(&[CAMPAIGN]))));
+    let early = by(&old);
+    granted(list(&early).await);
+    turned_away(&by(&new)).await;
+    std::fs::write(&file, &new.pem).expect("written");
+    until("the new authority", async || list(&by(&new)).await.is_ok()).await;
+    turned_away(&by(&old)).await;
+    granted(list(&early).await);
 }
