@@ -96,12 +96,21 @@ enum KeyCommand {
 
 #[derive(Debug, Args)]
 struct NodeSim {
-    /// An API key with `nodes:connect`.
-    #[arg(long, env = KEY_VARIABLE, hide_env_values = true)]
-    key: SecretString,
+    /// An API key with `nodes:connect`; not needed where the node is known by its certificate.
+    #[arg(long, env = KEY_VARIABLE, hide_env_values = true, required_unless_present = "tls_cert")]
+    key: Option<SecretString>,
     /// The service; absent: at `VOXGATE_GRPC_ADDR`.
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     endpoint: Option<String>,
+    /// The authorities of the service's certificate, PEM; with it, the service is spoken to by TLS.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The node's own certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the node's own certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     #[arg(long, default_value = "sim-1")]
     node_id: String,
     /// Carry the calls of sandbox keys, and no others.
@@ -179,9 +188,11 @@ async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
 impl NodeSim {
     fn on(self, config: &Config) -> node_sim::Options {
         let addr = config.grpc_addr.unwrap_or(([127, 0, 0, 1], 50_051).into());
+        let scheme = if self.tls_ca.is_some() { "https" } else { "http" };
         node_sim::Options {
-            endpoint: self.endpoint.unwrap_or_else(|| format!("http://{addr}")),
+            endpoint: self.endpoint.unwrap_or_else(|| format!("{scheme}://{addr}")),
             key: self.key,
+            tls: self.tls_ca.map(|ca| node_sim::TlsOptions { ca, identity: self.tls_cert.zip(self.tls_key) }),
             node_id: self.node_id,
             subprotocol: if self.jambonz {
                 proto::v1::Subprotocol::AudioJambonzOrg
@@ -222,4 +233,34 @@ fn stop_signal() -> anyhow::Result<CancellationToken> {
         stopped.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["voxgate", "node-sim"].iter().chain(args))
+    }
+
+    #[test]
+    fn a_node_with_a_certificate_needs_no_key_and_a_certificate_needs_all_its_files() {
+        let all = ["--tls-ca", "ca", "--tls-cert", "crt", "--tls-key", "key"];
+        assert!(parse(&all).is_ok());
+        assert!(parse(&["--key", "x", "--tls-ca", "ca"]).is_ok());
+        for lacking in [&all[..4], &all[2..], &all[2..4]] {
+            assert!(parse(lacking).is_err(), "{lacking:?}");
+            assert!(parse(&[lacking, &["--key", "x"]].concat()).is_err(), "{lacking:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_trusts_an_authority_speaks_tls() {
+        let Some(Command::NodeSim(options)) = parse(&["--key", "x", "--tls-ca", "ca"]).expect("valid").command else {
+            panic!("another command")
+        };
+        let options = options.on(&Config::load(None).expect("the defaults"));
+        assert!(options.endpoint.starts_with("https://"), "{}", options.endpoint);
+        assert!(options.tls.is_some_and(|tls| tls.identity.is_none()));
+    }
 }

@@ -3,6 +3,8 @@
 //! A key of the file that is not one of ours is an error, so that a misspelt limit is not a silent default. Secrets
 //! redact themselves. Limits live in one struct a concern, beside the code that they limit.
 
+mod tls;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,8 +17,10 @@ use figment::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use self::tls::{ClientCerts, TlsSettings};
 use crate::{
     admission::RedisSettings, agents::CacheSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings,
+    tenants::MeshSettings,
 };
 
 /// The variable that names the configuration file.
@@ -114,6 +118,10 @@ pub struct Config {
     #[serde(default)]
     pub listen: ListenSettings,
     #[serde(default)]
+    pub tls: TlsSettings,
+    #[serde(default)]
+    pub mesh: MeshSettings,
+    #[serde(default)]
     pub rpc: RpcSettings,
     #[serde(default)]
     pub calls: CallSettings,
@@ -166,7 +174,7 @@ impl Config {
 
     /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
     fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, rpc, calls, database, redis, cache, .. } = self;
+        let Self { listen, tls, mesh, rpc, calls, database, redis, cache, .. } = self;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let limits = [
             ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
@@ -176,6 +184,7 @@ impl Config {
             ("listen.keepalive_timeout_ms", listen.keepalive_timeout_ms, 1..=DAY_MS),
             ("listen.drain_notice_ms", listen.drain_notice_ms, 0..=DAY_MS),
             ("listen.drain_cap_ms", listen.drain_cap_ms, 0..=DAY_MS),
+            ("tls.reload_interval_ms", tls.reload_interval_ms, 1..=DAY_MS),
             ("rpc.max_in_flight", count(rpc.max_in_flight), 1..=COUNT_MAX),
             ("rpc.max_deadline_ms", rpc.max_deadline_ms, 1..=DAY_MS),
             ("calls.verb_timeout_ms", calls.verb_timeout_ms, 1..=DAY_MS),
@@ -194,11 +203,13 @@ impl Config {
             ("cache.key_fresh_ms", cache.key_fresh_ms, 0..=KEY_FRESH_MAX_MS),
             ("cache.outage_ms", cache.outage_ms, 0..=DAY_MS),
         ];
-        let faults: Vec<_> = limits
+        let mut faults: Vec<_> = limits
             .iter()
             .filter(|(_, value, range)| !range.contains(value))
             .map(|(key, value, range)| format!("{key} must be from {} to {}, not {value}", range.start(), range.end()))
             .collect();
+        faults.extend(tls.faults());
+        faults.extend(tls.mesh_faults(mesh));
         anyhow::ensure!(faults.is_empty(), "the configuration is refused: {}", faults.join("; "));
         Ok(())
     }
@@ -208,7 +219,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> anyhow::Result<Config> {
+    pub(super) fn load(text: &str) -> anyhow::Result<Config> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");
         Config::load(Some(file.path()))

@@ -35,6 +35,10 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
     metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
     metrics::describe_counter!("voxgate_connections_refused_total", "Connections closed at accept, over the limit.");
+    metrics::describe_counter!("voxgate_connections_garbled_total", "Connections closed: not what this port speaks.");
+    metrics::describe_counter!("voxgate_tls_handshakes_failed_total", "TLS handshakes that failed otherwise.");
+    metrics::describe_counter!("voxgate_tls_reloads_total", "Changed certificate files, by what became of them.");
+    metrics::describe_gauge!("voxgate_tls_certificate_expires_seconds", "Expiry of the certificate in use, Unix time.");
     metrics::describe_gauge!("voxgate_nodes_connected", "Media nodes connected to this replica.");
     Ok(handle)
 }

@@ -76,11 +76,11 @@ impl Calls {
                 return Err(Error::CallNotBoundToToken { call: call.clone() });
             }
             Principal::Call(bearer) => self.sessions.get(bearer.tenant, bearer.session).await?,
-            Principal::Key(key) => {
+            Principal::Key(_) | Principal::Mesh(_) => {
                 principal.require(Scope::AiSessionsControlAdmin)?;
-                let session = self.sessions.of_call(key.tenant, call).await?;
+                let session = self.sessions.of_call(principal.tenant(), call).await?;
                 // A sandbox key's hands do not reach a live call.
-                session.filter(|session| !key.sandbox || session.sandbox)
+                session.filter(|session| !principal.sandbox() || session.sandbox)
             }
         };
         session.ok_or_else(|| Error::not_found(Resource::Call, call))
@@ -252,7 +252,7 @@ impl Calls {
         let operation = operation.map(|operation| Operation { state: self.known_state(&operation), ..operation });
         let visible = |operation: &Operation| match principal {
             Principal::Call(bearer) => operation.session == bearer.session,
-            Principal::Key(_) => true,
+            Principal::Key(_) | Principal::Mesh(_) => true,
         };
         operation.filter(visible).ok_or_else(|| Error::not_found(Resource::Operation, id))
     }

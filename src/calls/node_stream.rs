@@ -30,8 +30,18 @@ use crate::{
 pub struct NodeStream {
     calls: Calls,
     connection: Connection,
-    key: ApiKeyId,
+    credential: Credential,
     worker: mpsc::Sender<Told>,
+}
+
+/// What opened the stream.
+#[derive(Debug)]
+enum Credential {
+    Key(ApiKeyId),
+    /// Who bears it is configuration and cannot change while the stream lasts; that it expires can.
+    Certificate {
+        not_after: Timestamp,
+    },
 }
 
 /// The answer to a Hello.
@@ -52,16 +62,18 @@ impl Calls {
         principal: &Principal,
         hello: Hello,
     ) -> Result<(NodeStream, Welcome, mpsc::Receiver<ToNode>)> {
-        let Principal::Key(bearer) = principal else {
-            return Err(Error::ScopeRequired(Scope::NodesConnect));
+        let credential = match principal {
+            Principal::Key(bearer) => Credential::Key(bearer.key),
+            Principal::Mesh(service) => Credential::Certificate { not_after: service.not_after },
+            Principal::Call(_) => return Err(Error::ScopeRequired(Scope::NodesConnect)),
         };
-        if bearer.sandbox && !hello.sandbox {
-            return Err(Error::invalid("hello.sandbox", "must be true: the key is a sandbox key"));
+        if principal.sandbox() && !hello.sandbox {
+            return Err(Error::invalid("hello.sandbox", "must be true: the credential is a sandbox one"));
         }
-        let address = NodeAddress { tenant: bearer.tenant, sandbox: hello.sandbox, node: hello.node };
+        let address = NodeAddress { tenant: principal.tenant(), sandbox: hello.sandbox, node: hello.node };
         let worker = self.work_for(address.clone());
         let (connection, inbox) = self.nodes.connect(address, hello.profile);
-        let stream = NodeStream { calls: self.clone(), connection, key: bearer.key, worker };
+        let stream = NodeStream { calls: self.clone(), connection, credential, worker };
         let fates = stream.adopt(hello.calls).await?;
         let welcome = Welcome {
             heartbeat_interval: Duration::from_millis(self.settings.heartbeat_interval_ms),
@@ -119,20 +131,27 @@ impl NodeStream {
         let _ = self.worker.send(told).await;
     }
 
-    /// Waits until the stream's key opens nothing any more, and answers why: what was revoked or has expired does not keep
-    /// a stream that it opened before.
+    /// Waits until the stream's credential opens nothing any more, and answers why: what was revoked or has expired does
+    /// not keep a stream that it opened before.
     pub async fn shut_out(&self) -> Error {
         loop {
             tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
-            if let Err(error) = self.check_key().await {
+            if let Err(error) = self.check_credential().await {
                 return error;
             }
         }
     }
 
     /// While the database is away nothing is known against the key.
-    async fn check_key(&self) -> Result<()> {
-        let fault = match self.calls.tenants.key(self.key).await {
+    async fn check_credential(&self) -> Result<()> {
+        let key = match self.credential {
+            Credential::Key(key) => key,
+            Credential::Certificate { not_after } if not_after < self.calls.env.now() => {
+                return Err(Error::Unauthenticated(CredentialFault::Expired));
+            }
+            Credential::Certificate { .. } => return Ok(()),
+        };
+        let fault = match self.calls.tenants.key(key).await {
             Ok(Some(key)) => key.check(self.calls.env.now()),
             Ok(None) => Err(CredentialFault::Invalid),
             Err(Error::Unavailable(..)) => Ok(()),

@@ -116,7 +116,7 @@ pub enum Error {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialFault {
-    #[error("no credential was sent: authorization: Bearer <API key or callback token>")]
+    #[error("no credential was sent: authorization: Bearer <API key or callback token>, or a client certificate")]
     Missing,
     #[error("the credential is not valid")]
     Invalid,

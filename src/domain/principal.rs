@@ -1,6 +1,7 @@
 //! Who is calling.
 
 use super::{
+    clock::Timestamp,
     error::{Error, Result},
     ids::{ApiKeyId, CallId, SessionId, TenantId},
     tenant::{Scope, Scopes},
@@ -10,6 +11,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub enum Principal {
     Key(KeyPrincipal),
+    Mesh(MeshPrincipal),
     Call(CallPrincipal),
 }
 
@@ -21,6 +23,19 @@ pub struct KeyPrincipal {
     pub prefix: String,
     pub scopes: Scopes,
     pub sandbox: bool,
+}
+
+/// A service of the mesh, known by its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshPrincipal {
+    pub tenant: TenantId,
+    /// The name in the certificate, as it is configured.
+    pub identity: String,
+    pub scopes: Scopes,
+    pub sandbox: bool,
+    pub rate_limit_per_min: u32,
+    /// The last moment at which its certificate is valid.
+    pub not_after: Timestamp,
 }
 
 /// The bearer of a callback token: the AI service, for one call.
@@ -37,23 +52,31 @@ impl Principal {
     pub const fn tenant(&self) -> TenantId {
         match self {
             Self::Key(key) => key.tenant,
+            Self::Mesh(service) => service.tenant,
             Self::Call(call) => call.tenant,
         }
     }
 
-    /// Who it is, for the record of what they changed.
+    /// Who it is, for the record of what was done.
     pub fn actor(&self) -> String {
         match self {
             Self::Key(key) => format!("key:{}", key.prefix),
+            Self::Mesh(service) => format!("mesh:{}", service.identity),
             Self::Call(call) => format!("call:{}", call.call),
         }
     }
 
-    pub fn has(&self, scope: Scope) -> bool {
+    /// A callback token has none: what it may do follows from its call.
+    pub fn scopes(&self) -> Scopes {
         match self {
-            Self::Key(key) => key.scopes.contains(scope),
-            Self::Call(_) => false,
+            Self::Key(key) => key.scopes,
+            Self::Mesh(service) => service.scopes,
+            Self::Call(_) => Scopes::default(),
         }
+    }
+
+    pub fn has(&self, scope: Scope) -> bool {
+        self.scopes().contains(scope)
     }
 
     pub fn require(&self, scope: Scope) -> Result<()> {
@@ -63,7 +86,42 @@ impl Principal {
     pub const fn sandbox(&self) -> bool {
         match self {
             Self::Key(key) => key.sandbox,
+            Self::Mesh(service) => service.sandbox,
             Self::Call(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Env;
+
+    #[test]
+    fn whoever_it_is_the_record_tells_the_kind_of_credential_and_no_secret() {
+        let env = Env::system();
+        let (tenant, scopes) = (TenantId::new(&env), [Scope::EventsRead].into_iter().collect());
+        let prefix = "vg_test_ab12".to_owned();
+        let key = KeyPrincipal { tenant, key: ApiKeyId::new(&env), prefix, scopes, sandbox: true };
+        let service = MeshPrincipal {
+            tenant,
+            identity: "spiffe://mesh/flow".into(),
+            scopes,
+            sandbox: true,
+            rate_limit_per_min: 600,
+            not_after: env.now(),
+        };
+        let call = "call-1".parse().expect("a call id");
+        let call = CallPrincipal { tenant, call, session: SessionId::new(&env), fence: 1, jti: "j".into() };
+        let all = [
+            (Principal::Key(key), "key:vg_test_ab12", true),
+            (Principal::Mesh(service), "mesh:spiffe://mesh/flow", true),
+            (Principal::Call(call), "call:call-1", false),
+        ];
+        for (principal, actor, is_key_like) in all {
+            assert_eq!((principal.actor().as_str(), principal.tenant()), (actor, tenant));
+            assert_eq!((principal.has(Scope::EventsRead), principal.sandbox()), (is_key_like, is_key_like), "{actor}");
+            assert!(!principal.has(Scope::TenantsAdmin), "{actor}");
         }
     }
 }

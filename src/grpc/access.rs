@@ -12,11 +12,12 @@ use crate::domain::{
 /// What an RPC asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// A key with this scope.
+    /// A key, or a service of the mesh, with this scope.
     Scope(Scope),
-    /// The call's own callback token, or a key with `ai_sessions:control_admin`. Which call, the handler checks.
+    /// The call's own callback token, or another credential with `ai_sessions:control_admin`. Which call, the handler
+    /// checks.
     Verb,
-    /// A key with this scope, or a callback token for its own call. Which call, the handler checks.
+    /// A credential with this scope, or a callback token for its own call. Which call, the handler checks.
     ScopeOrToken(Scope),
 }
 
@@ -24,7 +25,7 @@ impl Access {
     pub fn check(self, principal: &Principal) -> Result<()> {
         match (self, principal) {
             (Self::Verb | Self::ScopeOrToken(_), Principal::Call(_)) => Ok(()),
-            (Self::Verb, Principal::Key(_)) => principal.require(AiSessionsControlAdmin),
+            (Self::Verb, Principal::Key(_) | Principal::Mesh(_)) => principal.require(AiSessionsControlAdmin),
             (Self::Scope(scope) | Self::ScopeOrToken(scope), _) => principal.require(scope),
         }
     }

@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 
 use super::access;
 use crate::{
-    domain::{Error, Result, error::Dependency},
+    domain::{Error, Result, certificate::ClientCertificate, error::Dependency, principal::Principal},
     tenants::Authenticator,
 };
 
@@ -51,6 +51,12 @@ impl Deadline {
     pub fn answer_by(self) -> Instant {
         self.0.checked_sub(Duration::from_millis(10)).unwrap_or(self.0)
     }
+}
+
+/// What the connection proved before its first request.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Stands in front of the handlers.
@@ -153,7 +159,7 @@ impl Inner {
         };
         let budget = self.budget(request.headers());
         let work = async {
-            let principal = self.authenticator.authenticate(bearer(request.headers())).await?;
+            let principal = self.caller(request.headers(), request.extensions().get()).await?;
             access.check(&principal)?;
             tracing::Span::current().record("tenant.id", tracing::field::display(principal.tenant()));
             request.extensions_mut().insert(principal);
@@ -166,6 +172,14 @@ impl Inner {
             false => tokio::time::timeout(budget, caught).await.map_err(|_| Error::DeadlineExceeded)?,
         };
         outcome.unwrap_or_else(|panic| Err(Error::internal(panic_text(panic.as_ref()))))
+    }
+
+    /// Whoever sends a credential is judged by it, good or bad; only who sends none is known by its certificate.
+    async fn caller(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Principal> {
+        match peer.and_then(|peer| peer.certificate.as_ref()) {
+            Some(certificate) if !headers.contains_key(AUTHORIZATION) => self.authenticator.recognize(certificate),
+            _ => self.authenticator.authenticate(bearer(headers)).await,
+        }
     }
 
     /// What the caller gives us, less a little for the answer's way: it should hear from us before it gives up.

@@ -14,8 +14,6 @@ use crate::{
         Error,
         ids::ApiKeyId,
         page::{self, PageRequest},
-        principal::Principal,
-        tenant::Scopes,
         violations::Violations,
     },
     proto::v1::{self, tenant_service_server::TenantService},
@@ -43,7 +41,7 @@ impl TenantService for Api {
     ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let (tenant, draft) = read_key(message, &principal)?;
-        let (key, secret) = self.tenants.create_key(tenant, draft, scopes_of(&principal)).await?;
+        let (key, secret) = self.tenants.create_key(tenant, draft, principal.scopes()).await?;
         let secret = secret.reveal().to_owned();
         Ok(Response::new(v1::CreateApiKeyResponse { api_key: Some(write_key(&key)), secret }))
     }
@@ -69,12 +67,5 @@ impl TenantService for Api {
         let id = faults.into_result(id).map_err(Error::from)?;
         let key = self.tenants.revoke_key(&principal, id).await?;
         Ok(Response::new(write_key(&key)))
-    }
-}
-
-fn scopes_of(principal: &Principal) -> Scopes {
-    match principal {
-        Principal::Key(key) => key.scopes,
-        Principal::Call(_) => Scopes::default(),
     }
 }

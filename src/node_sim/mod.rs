@@ -10,7 +10,10 @@ mod memory;
 mod stream;
 mod verbs;
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -18,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{
     Code,
     metadata::{Ascii, MetadataValue},
-    transport::Endpoint,
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 
 use self::{calls::Calls, delay::Delay, stream::Ended};
@@ -34,8 +37,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Such as `http://127.0.0.1:50051`.
     pub endpoint: String,
-    /// An API key with `nodes:connect`.
-    pub key: SecretString,
+    /// An API key with `nodes:connect`; absent: the certificate is what the node is known by.
+    pub key: Option<SecretString>,
+    /// For an endpoint of `https://`.
+    pub tls: Option<TlsOptions>,
     pub node_id: String,
     pub subprotocol: v1::Subprotocol,
     /// A sandbox node is given the calls of sandbox keys and no others.
@@ -43,6 +48,15 @@ pub struct Options {
     /// Calls it can host at once.
     pub capacity: i32,
     pub behavior: Behaviour,
+}
+
+/// Files in PEM. They are read at each connect, so that a certificate of hours may be renewed beside the node.
+#[derive(Debug, Clone)]
+pub struct TlsOptions {
+    /// The authorities of the service.
+    pub ca: PathBuf,
+    /// The node's own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// What the node does with commands.
@@ -67,14 +81,15 @@ pub enum Policy {
 /// Runs the node until `stop`. An error is one that trying again cannot mend: a malformed option, or a first
 /// Hello that was refused for what it said.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let endpoint = endpoint(&options)?;
-    let authorization = authorization(&options.key)?;
+    let authorization = options.key.as_ref().map(authorization).transpose()?;
+    // What is wrong with the options is wrong from the start.
+    endpoint(&options)?;
     let env = Env::system();
     let mut node = Node { calls: Calls::new(env.clone(), options.behavior.policy), options, env };
     let mut delay = Delay::default();
     let mut was_welcomed = false;
     loop {
-        let life = stream::live(&mut node, &endpoint, authorization.clone());
+        let life = stream::live(&mut node, authorization.clone());
         let ended = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             ended = life => ended,
@@ -119,13 +134,29 @@ impl Ended {
 }
 
 fn endpoint(options: &Options) -> anyhow::Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(options.endpoint.clone()).context("the endpoint is not a URL")?;
+    let mut endpoint = Endpoint::from_shared(options.endpoint.clone()).context("the endpoint is not a URL")?;
+    let is_https = endpoint.uri().scheme_str() == Some("https");
+    anyhow::ensure!(is_https == options.tls.is_some(), "an authority is needed for https://, and for nothing else");
+    if let Some(tls) = &options.tls {
+        endpoint = endpoint.tls_config(tls.config()?)?;
+    }
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
+}
+
+impl TlsOptions {
+    fn config(&self) -> anyhow::Result<ClientTlsConfig> {
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
+        let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&self.ca)?));
+        Ok(match &self.identity {
+            Some((cert, key)) => config.identity(Identity::from_pem(read(cert)?, read(key)?)),
+            None => config,
+        })
+    }
 }
 
 fn authorization(key: &SecretString) -> anyhow::Result<MetadataValue<Ascii>> {

@@ -7,7 +7,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::Endpoint,
 };
 
 use super::{Node, calls::timestamp};
@@ -82,8 +81,8 @@ impl From<Status> for Why {
 }
 
 /// Connects, introduces the node and serves until the stream ends, which it always does.
-pub(super) async fn live(node: &mut Node, endpoint: &Endpoint, authorization: MetadataValue<Ascii>) -> Ended {
-    let (mut stream, welcome) = match introduce(node, endpoint, authorization).await {
+pub(super) async fn live(node: &mut Node, authorization: Option<MetadataValue<Ascii>>) -> Ended {
+    let (mut stream, welcome) = match introduce(node, authorization).await {
         Ok(welcomed) => welcomed,
         Err(why) => return Ended { was_welcomed: false, why },
     };
@@ -101,16 +100,15 @@ struct Stream {
     leave_at: Option<Instant>,
 }
 
-async fn introduce(
-    node: &Node,
-    endpoint: &Endpoint,
-    authorization: MetadataValue<Ascii>,
-) -> Result<(Stream, Welcome), Why> {
+async fn introduce(node: &Node, authorization: Option<MetadataValue<Ascii>>) -> Result<(Stream, Welcome), Why> {
+    let endpoint = super::endpoint(&node.options).map_err(|_| Why::Broken("the certificates cannot be read"))?;
     let channel = endpoint.connect().await.map_err(Why::Unreachable)?;
     let (outbox, messages) = mpsc::channel(OUTBOX);
     say(&outbox, Said::Hello(hello(node)))?;
     let mut request = Request::new(ReceiverStream::new(messages));
-    request.metadata_mut().insert("authorization", authorization);
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert("authorization", authorization);
+    }
     let welcomed = async {
         let mut inbox = MediaNodeServiceClient::new(channel).connect(request).await?.into_inner();
         match inbox.message().await?.and_then(|message| message.message) {

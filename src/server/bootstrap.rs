@@ -78,6 +78,10 @@ impl Tools {
 
 /// Everything on the embedded default, with a tenant, a key, an agent and a node to play with.
 pub async fn dev(mut config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !config.tls.is_on(),
+        "`voxgate dev` serves this machine in plain text: [tls] is for `voxgate serve`"
+    );
     config.listen.drain_notice_ms = 0;
     let stores = Stores::embedded(&config)?;
     stores.database.migrate().await?;
@@ -106,7 +110,8 @@ pub async fn dev(mut config: Config, metrics: PrometheusHandle, stop: Cancellati
 fn simulated_node(addr: SocketAddr, key: SecretString) -> node_sim::Options {
     node_sim::Options {
         endpoint: format!("http://{addr}"),
-        key,
+        key: Some(key),
+        tls: None,
         node_id: "sim-1".to_owned(),
         subprotocol: crate::proto::v1::Subprotocol::AudioDrachtioOrg,
         sandbox: true,

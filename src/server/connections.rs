@@ -1,7 +1,8 @@
 //! Connections, of which there is a limit.
 //!
-//! A connection counts from its accept on, so one that says nothing must not stay: until its client has sent the HTTP/2
-//! preface it is under a deadline, and from then on under the keepalive.
+//! A connection counts from its accept on, so one that says nothing must not stay: until its client has shaken hands, where
+//! TLS is configured, and sent the HTTP/2 preface it is under one deadline, and from then on under the keepalive.
+//! Handshakes run in tasks of their own: a slow one holds up no other, and no accept.
 
 use std::{
     io,
@@ -11,25 +12,44 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
+use rustls::InvalidMessage;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Sleep,
+    time::{Instant, Sleep},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::Connected;
 
-/// What every HTTP/2 client sends first: `PRI * HTTP/2.0` and its empty lines.
-const PREFACE_BYTES: usize = 24;
+use super::tls::{self, Acceptor};
+use crate::grpc::layers::Peer;
+
+/// What every HTTP/2 client sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Accepts while fewer than `most` are open, and closes what comes on top at once: a peer that hears nothing would wait.
-/// Each has `handshake` to send its preface.
+/// Each has `handshake` to shake hands and send its preface.
 pub(super) fn limited(
     listener: TcpListener,
     most: usize,
     handshake: Duration,
+    acceptor: Option<Acceptor>,
 ) -> impl Stream<Item = io::Result<Limited>> {
+    let begin = move |accepted: Accepted| {
+        let deadline = Instant::now() + handshake;
+        AbortOnDropHandle::new(tokio::spawn(accepted.shake_hands(acceptor.clone(), deadline)))
+    };
+    // As many as there are permits, so that none of them waits for its turn.
+    let shaken = accepted(listener, most).map(begin).buffer_unordered(most.saturating_add(1));
+    // One that failed was counted; the listener itself is well.
+    shaken.filter_map(|ended| std::future::ready(ended.ok().flatten().map(Ok)))
+}
+
+fn accepted(listener: TcpListener, most: usize) -> impl Stream<Item = Accepted> {
     let open = Arc::new(Semaphore::new(most));
     futures_util::stream::unfold((listener, open), move |(listener, open)| async move {
         loop {
@@ -48,49 +68,130 @@ pub(super) fn limited(
             };
             // Small frames must not wait for each other.
             let _ = stream.set_nodelay(true);
-            return Some((Ok(Limited::new(stream, permit, handshake)), (listener, open)));
+            return Some((Accepted { stream, permit }, (listener, open)));
         }
     })
 }
 
+/// A connection on which nothing was said yet.
+struct Accepted {
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Accepted {
+    async fn shake_hands(self, acceptor: Option<Acceptor>, deadline: Instant) -> Option<Limited> {
+        let Self { stream, permit } = self;
+        let (stream, peer) = match acceptor {
+            None => (Transport::Plain(stream), Peer::default()),
+            Some(acceptor) => {
+                let shaken = tokio::time::timeout_at(deadline, acceptor.current().accept(stream)).await;
+                let Ok(shaken) = shaken else {
+                    silent();
+                    return None;
+                };
+                let stream = shaken.map_err(|error| failed(&error)).ok()?;
+                let peer = identify(&stream)?;
+                (Transport::Tls(Box::new(stream)), peer)
+            }
+        };
+        let awaited = Awaited { seen: 0, deadline: Box::pin(tokio::time::sleep_until(deadline)) };
+        Some(Limited { stream, peer, awaited: Some(awaited), _permit: permit })
+    }
+}
+
+/// Who the client's certificate says it is. Nothing if it was verified and still cannot be read: such a client is nobody.
+fn identify(stream: &TlsStream<TcpStream>) -> Option<Peer> {
+    let Some([leaf, ..]) = stream.get_ref().1.peer_certificates() else { return Some(Peer::default()) };
+    let certificate = tls::identify(leaf).inspect_err(|error| {
+        metrics::counter!("voxgate_tls_handshakes_failed_total").increment(1);
+        tracing::warn!(error = format!("{error:#}"), "a client's certificate cannot be read");
+    });
+    Some(Peer { certificate: Some(Arc::new(certificate.ok()?)) })
+}
+
+fn silent() {
+    metrics::counter!("voxgate_connections_silent_total").increment(1);
+}
+
+/// A peer that speaks something else than the port: plain text instead of TLS, TLS instead of plain text.
+fn garbled() {
+    metrics::counter!("voxgate_connections_garbled_total").increment(1);
+}
+
+fn failed(error: &io::Error) {
+    use rustls::Error::InvalidMessage as Garbled;
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    match cause {
+        Some(Garbled(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion)) => garbled(),
+        _ => metrics::counter!("voxgate_tls_handshakes_failed_total").increment(1),
+    }
+    tracing::debug!(error = %error, "a handshake failed");
+}
+
 /// One connection, counted while it is open.
 pub(super) struct Limited {
-    stream: TcpStream,
+    stream: Transport,
+    peer: Peer,
     /// Until the preface has come.
     awaited: Option<Awaited>,
     _permit: OwnedSemaphorePermit,
 }
 
+enum Transport {
+    Plain(TcpStream),
+    /// Boxed: its buffers are a kilobyte, and a plain connection should not carry them.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Calls a method of whichever transport it is.
+macro_rules! of_transport {
+    ($limited:expr, $method:ident($($argument:expr),*)) => {
+        match &mut $limited.stream {
+            Transport::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
+        }
+    };
+}
+
 struct Awaited {
-    bytes: usize,
+    /// Bytes of the preface that have come.
+    seen: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Limited {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit, handshake: Duration) -> Self {
-        let awaited = Awaited { bytes: PREFACE_BYTES, deadline: Box::pin(tokio::time::sleep(handshake)) };
-        Self { stream, awaited: Some(awaited), _permit: permit }
+impl Awaited {
+    /// Compares what came with the preface: one that differs will not become HTTP/2, however long we listen.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let rest = &PREFACE[self.seen..];
+        let bytes = &bytes[..bytes.len().min(rest.len())];
+        if !rest.starts_with(bytes) {
+            garbled();
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.seen += bytes.len();
+        Ok(())
     }
 }
 
 impl Connected for Limited {
-    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
 impl AsyncRead for Limited {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = of_transport!(self, poll_read(cx, buf));
         let Some(awaited) = &mut self.awaited else { return read };
-        awaited.bytes = awaited.bytes.saturating_sub(buf.filled().len() - before);
-        if awaited.bytes == 0 {
+        awaited.take(&buf.filled()[before..])?;
+        if awaited.seen == PREFACE.len() {
             self.awaited = None;
         } else if awaited.deadline.as_mut().poll(cx).is_ready() {
-            metrics::counter!("voxgate_connections_silent_total").increment(1);
+            silent();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -99,15 +200,15 @@ impl AsyncRead for Limited {
 
 impl AsyncWrite for Limited {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        of_transport!(self, poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        of_transport!(self, poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        of_transport!(self, poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -115,10 +216,13 @@ impl AsyncWrite for Limited {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        of_transport!(self, poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 }

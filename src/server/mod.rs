@@ -9,6 +9,7 @@ mod connections;
 mod rooms;
 mod secrets;
 mod streams;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,6 +17,7 @@ use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::{LayerExt as _, Routes},
@@ -40,7 +42,7 @@ use crate::{
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
     sessions::SqlSessionStore,
-    tenants::{Authenticator, TenantStore, TokenKey, TokenSigner},
+    tenants::{Authenticator, MeshIdentities, TenantStore, TokenKey, TokenSigner},
 };
 
 /// How often health looks at the stores.
@@ -100,21 +102,23 @@ pub struct Service {
     stores: Stores,
     metrics: PrometheusHandle,
     grpc: TcpListener,
+    tls: Option<tls::Tls>,
     admin: TcpListener,
     nodes: Arc<NodeRegistry>,
 }
 
 impl Service {
-    /// Takes its ports.
+    /// Reads its certificates and takes its ports.
     pub async fn bind(
         config: Config,
         stores: Stores,
         metrics: PrometheusHandle,
         host: [u8; 4],
     ) -> anyhow::Result<Self> {
+        let tls = tls::Tls::load(&config.tls, Arc::new(SystemClock)).context("the configuration is refused")?;
         let grpc = listen("VOXGATE_GRPC_ADDR", config.grpc_addr.unwrap_or((host, 50_051).into())).await?;
         let admin = listen("VOXGATE_ADMIN_ADDR", config.admin_addr.unwrap_or((host, 9_090).into())).await?;
-        Ok(Self { config, stores, metrics, grpc, admin, nodes: Arc::default() })
+        Ok(Self { config, stores, metrics, grpc, tls, admin, nodes: Arc::default() })
     }
 
     pub fn grpc_addr(&self) -> anyhow::Result<SocketAddr> {
@@ -132,7 +136,7 @@ impl Service {
 
     /// Serves until `stop`, and then until what is in hand is done.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, stores, metrics, grpc, admin, nodes } = self;
+        let Self { config, stores, metrics, grpc, tls, admin, nodes } = self;
         let (closing, admin_stop) = (CancellationToken::new(), CancellationToken::new());
         let readiness = admin::Readiness::new(stores.clone(), closing.clone());
         let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics, admin_stop.clone()));
@@ -144,12 +148,11 @@ impl Service {
                 let (database, on_change, closing) = (stores.database.clone(), rooms.on_change(), closing.clone());
                 tokio::spawn(async move { database.tell_changes(on_change, closing).await })
             };
-            let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing);
+            let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
             let routes = routes(api, health, &closing)?;
-            let handshake = Duration::from_millis(config.listen.handshake_timeout_ms);
-            let incoming = connections::limited(grpc, config.listen.max_connections, handshake);
+            let incoming = incoming(grpc, tls, &config.listen, &closing);
             let server = transport(&config.listen, gate.clone()).add_routes(routes);
             let mut server =
                 tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
@@ -208,6 +211,21 @@ async fn announce_drain(
     tokio::time::sleep(Duration::from_millis(listen.drain_notice_ms)).await;
 }
 
+/// The connections, under TLS if it is configured, whose certificate is renewed until `closing`.
+fn incoming(
+    listener: TcpListener,
+    tls: Option<tls::Tls>,
+    listen: &ListenSettings,
+    closing: &CancellationToken,
+) -> impl Stream<Item = std::io::Result<connections::Limited>> + use<> {
+    let handshake = Duration::from_millis(listen.handshake_timeout_ms);
+    let acceptor = tls.as_ref().map(tls::Tls::acceptor);
+    if let Some(tls) = tls {
+        tokio::spawn(tls.reload_until(closing.clone()));
+    }
+    connections::limited(listener, listen.max_connections, handshake, acceptor)
+}
+
 async fn sweep(calls: Calls, closing: CancellationToken) {
     calls.sweep_until(closing).await;
 }
@@ -219,10 +237,11 @@ fn assemble(
     nodes: &Arc<NodeRegistry>,
     key: &TokenKey,
     closing: &CancellationToken,
-) -> (Api, Gate) {
+) -> anyhow::Result<(Api, Gate)> {
     let env = Env::system();
     let tokens = Arc::new(TokenSigner::new(key, env.clone()));
-    let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), env.clone());
+    let mesh = MeshIdentities::parse(&config.mesh).map_err(crate::domain::Error::from)?;
+    let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), mesh, env.clone());
     let calls = Calls::new(calls::Rooms {
         agents: rooms.agents.clone(),
         tenants: rooms.directory,
@@ -236,7 +255,7 @@ fn assemble(
         env,
     });
     let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
-    (api, Gate::new(authenticator, config.rpc.clone()))
+    Ok((api, Gate::new(authenticator, config.rpc.clone())))
 }
 
 fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Directory, TokenSigner, token};
+use super::{Directory, MeshIdentities, TokenSigner, token};
 use crate::domain::{
     Env, Error, Result,
+    certificate::ClientCertificate,
     error::CredentialFault,
     principal::{KeyPrincipal, Principal},
     tenant::KeySecret,
@@ -14,12 +15,18 @@ use crate::domain::{
 pub struct Authenticator {
     tenants: Arc<Directory>,
     tokens: Arc<TokenSigner>,
+    mesh: Arc<MeshIdentities>,
     env: Env,
 }
 
 impl Authenticator {
-    pub fn new(tenants: Arc<Directory>, tokens: Arc<TokenSigner>, env: Env) -> Self {
-        Self { tenants, tokens, env }
+    pub fn new(tenants: Arc<Directory>, tokens: Arc<TokenSigner>, mesh: MeshIdentities, env: Env) -> Self {
+        Self { tenants, tokens, mesh: Arc::new(mesh), env }
+    }
+
+    /// Knows a service by its certificate. The connection may be old, so its expiry is looked at each time.
+    pub fn recognize(&self, certificate: &ClientCertificate) -> Result<Principal> {
+        self.mesh.caller(certificate, self.env.now()).map(Principal::Mesh)
     }
 
     /// Reads what came behind `authorization: Bearer`.

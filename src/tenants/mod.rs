@@ -1,10 +1,12 @@
 //! Tenants, their keys, and the tokens that calls carry.
 //!
 //! A key is found by the hash of its secret and by nothing else; whether it has expired or was revoked is for the
-//! caller to decide, who knows the time. [`TokenSigner`] makes and reads callback tokens.
+//! caller to decide, who knows the time. [`TokenSigner`] makes and reads callback tokens, [`MeshIdentities`] knows the
+//! services that need neither.
 
 mod authenticator;
 mod directory;
+mod mesh;
 mod service;
 mod sql;
 mod token;
@@ -14,6 +16,7 @@ use async_trait::async_trait;
 pub use self::{
     authenticator::Authenticator,
     directory::{Directory, DirectoryLimits},
+    mesh::{IdentitySettings, MeshIdentities, MeshSettings},
     service::Tenants,
     sql::SqlTenantStore,
     token::{SealedTokenKey, SignedToken, TokenKey, TokenSigner},

@@ -8,3 +8,4 @@ mod edge;
 mod faults;
 mod harness;
 mod rpc;
+mod tls;

@@ -9,7 +9,7 @@ use tonic::{
     codegen::{InterceptedService, http::uri::PathAndQuery},
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
-    transport::{Channel, Endpoint},
+    transport::{Channel, ClientTlsConfig, Endpoint},
 };
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt as _;
@@ -45,7 +45,16 @@ pub(crate) struct Caller {
 impl Caller {
     /// Connects at the first request, and again whenever the server comes back.
     pub(crate) fn anonymous(addr: &str) -> Self {
+        Self::by(&Endpoint::from_shared(addr.to_owned()).expect("an address"))
+    }
+
+    /// By TLS, and without a header.
+    pub(crate) fn over_tls(addr: &str, config: ClientTlsConfig) -> Self {
         let endpoint = Endpoint::from_shared(addr.to_owned()).expect("an address");
+        Self::by(&endpoint.tls_config(config).expect("certificates"))
+    }
+
+    fn by(endpoint: &Endpoint) -> Self {
         Self { channel: endpoint.connect_lazy(), bearer: Bearer(None) }
     }
 

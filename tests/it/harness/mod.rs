@@ -1,6 +1,7 @@
 //! What tests stand on: private servers on free ports, ended with the test process.
 
 pub(crate) mod client;
+pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod raw_node;

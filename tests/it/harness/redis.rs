@@ -122,16 +122,27 @@ impl PrivateRedis {
         *self.process.lock().expect("no test panicked in here") = Some(process);
     }
 
+    /// All that it holds, as its uncompressed snapshot.
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        for command in ["CONFIG SET rdbcompression no", "SAVE"] {
+            assert!(self.ask(command, "+OK").expect("an answer"), "{command}");
+        }
+        let process = self.process.lock().expect("no test panicked in here");
+        fs::read(process.as_ref().expect("it is running").dir().join("dump.rdb")).expect("the snapshot")
+    }
+
     fn answers(&self) -> bool {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"PING\r\n")?;
-            let mut answer = [0; 5];
-            stream.read_exact(&mut answer)?;
-            std::io::Result::Ok(&answer == b"+PONG")
-        };
-        ask().unwrap_or(false)
+        self.ask("PING", "+PONG").unwrap_or(false)
+    }
+
+    /// Whether the answer to an inline command begins so.
+    fn ask(&self, command: &str, expected: &str) -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(format!("{command}\r\n").as_bytes())?;
+        let mut answer = vec![0; expected.len()];
+        stream.read_exact(&mut answer)?;
+        Ok(answer == expected.as_bytes())
     }
 }
 

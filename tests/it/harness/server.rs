@@ -20,6 +20,7 @@ use super::{
 /// The ring of all production servers that tests start.
 pub(crate) const KEY_RING: &str = "tests:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const BINARY: &str = env!("CARGO_BIN_EXE_voxgate");
+const CONFIG_FILE: &str = "voxgate.toml";
 /// A cold start migrates a database on a busy machine.
 const START_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -91,15 +92,29 @@ impl TestServer {
 
     /// `voxgate serve` on stores that others may share, migrated and with an operator's key.
     pub(crate) fn production(database_url: &str, redis_url: &str) -> Self {
-        let stores = production_stores(database_url, redis_url);
+        let stores = stores(database_url, redis_url);
         let key = operator_key(&stores);
         Self::production_with_key(database_url, redis_url, key)
     }
 
     /// Another replica on the same stores, whose operator's key is known already.
     pub(crate) fn production_with_key(database_url: &str, redis_url: &str, key: String) -> Self {
-        let stores = production_stores(database_url, redis_url);
+        let stores = stores(database_url, redis_url);
         Self::start(Process::folder("serve"), &["serve"], &stores, key)
+    }
+
+    /// A number that `/metrics` tells; 0 where nothing was counted yet.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let metrics = self.get("/metrics").expect("the metrics");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.trim().parse().expect("a number"))
+    }
+
+    /// The same under another key ring.
+    pub(crate) fn production_with_ring(database_url: &str, redis_url: &str, key: &str, ring: &str) -> Self {
+        let mut stores = stores(database_url, redis_url);
+        stores[2].1 = ring;
+        Self::start(Process::folder("serve"), &["serve"], &stores, key.to_owned())
     }
 
     /// A server of its own for a test that kills things.
@@ -168,8 +183,63 @@ impl TestServer {
     }
 }
 
-fn production_stores<'u>(database_url: &'u str, redis_url: &'u str) -> [(&'static str, &'u str); 3] {
+/// The stores of a server that is yet to start: its configuration may name what they hold.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    database_url: String,
+    redis_url: String,
+    pub(crate) admin_key: String,
+}
+
+impl Prepared {
+    /// Migrated, with an operator's key.
+    pub(crate) fn fresh() -> Self {
+        outside_of_any_runtime(|| {
+            let database_url = postgres::fresh_database();
+            let redis_url = redis::PrivateRedis::shared().url().expose_secret().to_owned();
+            let admin_key = operator_key(&stores(&database_url, &redis_url));
+            Self { database_url, redis_url, admin_key }
+        })
+    }
+
+    /// A new tenant's id.
+    pub(crate) fn tenant(&self) -> String {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        new_tenant(dir.path(), &stores(&self.database_url, &self.redis_url), "prepared")
+    }
+
+    /// `voxgate serve` on them, by a configuration with TLS that names `files` in its folder.
+    pub(crate) fn serve_tls(&self, config: &str, files: &[(&str, &str)]) -> TestServer {
+        let dir = configured(config, files);
+        let args = ["serve", "--config", CONFIG_FILE];
+        let stores = stores(&self.database_url, &self.redis_url);
+        let mut server = TestServer::start(dir, &args, &stores, self.admin_key.clone());
+        server.addr = server.addr.replace("http://", "https://");
+        server
+    }
+
+    /// What `voxgate serve` says when this configuration does not let it start.
+    pub(crate) fn refusal(&self, config: &str, files: &[(&str, &str)]) -> String {
+        let dir = configured(config, files);
+        let mut command = voxgate(&dir, &stores(&self.database_url, &self.redis_url));
+        let output = command.current_dir(&dir).args(["serve", "--config", CONFIG_FILE]).output().expect("voxgate runs");
+        std::fs::remove_dir_all(dir).expect("removed");
+        assert!(!output.status.success(), "the server started");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+fn stores<'a>(database_url: &'a str, redis_url: &'a str) -> [(&'static str, &'a str); 3] {
     [("VOXGATE_DATABASE_URL", database_url), ("VOXGATE_REDIS_URL", redis_url), ("VOXGATE_KEY_RING", KEY_RING)]
+}
+
+/// A server's folder with its configuration and what that one names.
+fn configured(config: &str, files: &[(&str, &str)]) -> PathBuf {
+    let dir = Process::folder("serve");
+    for (name, text) in files.iter().chain(&[(CONFIG_FILE, config)]) {
+        std::fs::write(dir.join(name), text).expect("written");
+    }
+    dir
 }
 
 /// Migrates the stores and makes a tenant with a key that may do everything.
@@ -180,9 +250,13 @@ fn operator_key(stores: &[(&str, &str)]) -> String {
 }
 
 fn new_operator_key(dir: &Path, stores: &[(&str, &str)]) -> String {
-    let created = run(dir, stores, &["tenant", "create", "--name", "operators"]);
-    let tenant = created.split_whitespace().next().expect("the tenant's id comes first").to_owned();
+    let tenant = new_tenant(dir, stores, "operators");
     run(dir, stores, &["key", "create", "--tenant", &tenant, "--name", "operator", "--scopes", "all"])
+}
+
+fn new_tenant(dir: &Path, stores: &[(&str, &str)], name: &str) -> String {
+    let created = run(dir, stores, &["tenant", "create", "--name", name]);
+    created.split_whitespace().next().expect("the tenant's id comes first").to_owned()
 }
 
 /// Runs a one-off command and answers its stdout, trimmed.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 use voxgate::{
@@ -76,6 +77,11 @@ impl World {
 
     pub(crate) async fn on(addr: &str, operator_key: &str) -> Self {
         Self::of_new_tenant(Caller::new(addr, operator_key), addr, None).await
+    }
+
+    /// A new tenant on the server that `operator` calls.
+    pub(crate) async fn over(operator: Caller, addr: &str) -> Self {
+        Self::of_new_tenant(operator, addr, None).await
     }
 
     /// The same tenant with a live key, and with a sandbox key.
@@ -210,10 +216,21 @@ impl TestNode {
     }
 
     pub(crate) fn start_as(world: &World, id: &str, behavior: Behaviour) -> Self {
+        Self::start_with(world, id, behavior, Some(world.key.clone().into()), None)
+    }
+
+    pub(crate) fn start_with(
+        world: &World,
+        id: &str,
+        behavior: Behaviour,
+        key: Option<SecretString>,
+        tls: Option<node_sim::TlsOptions>,
+    ) -> Self {
         let (id, stop) = (id.to_owned(), CancellationToken::new());
         let options = node_sim::Options {
             endpoint: world.addr.clone(),
-            key: world.key.clone().into(),
+            key,
+            tls,
             node_id: id.clone(),
             subprotocol: Subprotocol::AudioDrachtioOrg,
             sandbox: world.sandbox,
@@ -230,7 +247,7 @@ impl TestNode {
     }
 
     /// Admits and releases calls until the node is given one: then it is connected.
-    async fn wait_until_chosen(&self, world: &World) {
+    pub(crate) async fn wait_until_chosen(&self, world: &World) {
         let agent = world.agent(10).await;
         for _ in 0..250 {
             let slot = world.admit(&agent.id).await;

@@ -9,6 +9,7 @@ mod replicas;
 mod resolution;
 mod revisions;
 mod sandbox;
+mod secrets;
 mod tenants;
 mod unimplemented;
 mod verbs;
