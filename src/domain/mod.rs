@@ -3,12 +3,14 @@
 //! Everything here is pure. A value that exists has been checked (`parse`, not `validate`), carries its
 //! identity in its type and its unit in its name. Rooms share nothing but what stands here.
 
+pub mod behavior;
 pub mod clock;
 pub mod error;
 pub mod hash;
 pub mod ids;
 pub mod lease;
 pub mod node;
+pub mod number;
 pub mod page;
 pub mod principal;
 pub mod session;

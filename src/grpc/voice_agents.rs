@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     Api, Incoming,
     convert::{
+        behavior::read_preview,
         read, read_enum, read_optional,
         voice_agent::{read_draft, read_mask, write},
     },
@@ -23,7 +24,7 @@ use crate::{
     proto::v1::{self, voice_agent_service_server::VoiceAgentService},
 };
 
-/// Of the agents of one page; a message has 256 KiB, and the largest agent some 80.
+/// Of the agents of one page; a message has 256 KiB, and the largest agent some 235.
 const PAGE_MAX_BYTES: usize = 200 * 1024;
 /// Tag and length of one agent in its page.
 const ITEM_FRAME_BYTES: usize = 5;
@@ -131,6 +132,15 @@ impl VoiceAgentService for Api {
         let id = self.agents.default(principal.tenant()).await?;
         let voice_agent_id = id.map(|id| id.to_string());
         Ok(Response::new(v1::GetDefaultVoiceAgentResponse { voice_agent_id }))
+    }
+
+    async fn preview_system_instruction(
+        &self,
+        request: Request<v1::PreviewSystemInstructionRequest>,
+    ) -> Result<Response<v1::PreviewSystemInstructionResponse>, Status> {
+        let Incoming { message, .. } = Incoming::of(request)?;
+        let system_instruction = read_preview(message)?.system_instruction;
+        Ok(Response::new(v1::PreviewSystemInstructionResponse { system_instruction }))
     }
 }
 
@@ -240,9 +250,9 @@ fn read_update(wire: v1::UpdateVoiceAgentRequest) -> Answer<(VoiceAgentId, Optio
     let id = read("voice_agent.id", &agent.id, &mut faults);
     let etag = given(&agent.etag).map(str::to_owned);
     let draft = read_draft(agent, &mut faults);
-    let fields = read_mask(wire.update_mask, &draft, &mut faults);
+    let paths = read_mask(wire.update_mask, &draft, &mut faults);
     match id {
-        Some(id) => Ok((id, etag, Patch { draft, fields, faults })),
+        Some(id) => Ok((id, etag, Patch { draft, paths, faults })),
         None => Err(faults.into()),
     }
 }

@@ -37,6 +37,7 @@ pub(super) struct VoiceAgentRow {
     revision: i64,
     pub(super) created_at: At,
     updated_at: At,
+    behavior: Option<Json>,
 }
 
 impl VoiceAgentRow {
@@ -61,6 +62,7 @@ impl VoiceAgentRow {
             revision: agent.revision,
             created_at: agent.created_at.into(),
             updated_at: agent.updated_at.into(),
+            behavior: spec.behavior.as_ref().map(Json::of).transpose()?,
         })
     }
 }
@@ -84,6 +86,7 @@ impl TryFrom<VoiceAgentRow> for VoiceAgent {
             ws_disconnect_action: WsDisconnectAction::from_word(&row.ws_disconnect_action)
                 .ok_or_else(|| corrupt("voice_agents.ws_disconnect_action"))?,
             metadata: row.metadata.read("voice_agents.metadata")?,
+            behavior: row.behavior.map(|behavior| behavior.read("voice_agents.behavior")).transpose()?,
         };
         Ok(Self {
             id: row.id.into(),

@@ -49,7 +49,6 @@ const UNIMPLEMENTED: &[&str] = &[
     "TenantService/UpdateTenant",
     "TenantService/UpdateWebhookEndpoint",
     "VoiceAgentService/ListVoiceAgentRevisions",
-    "VoiceAgentService/PreviewSystemInstruction",
     "VoiceAgentService/ResolveVoiceAgent",
     "VoiceAgentService/RollbackVoiceAgent",
 ];

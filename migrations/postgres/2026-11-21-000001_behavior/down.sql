@@ -1,0 +1,1 @@
+ALTER TABLE voice_agents DROP COLUMN behavior;

@@ -1,0 +1,1 @@
+ALTER TABLE voice_agents ADD COLUMN behavior TEXT;
