@@ -29,6 +29,8 @@ on_both_backends!(
     a_full_behavior_reads_back_as_it_was_answered,
     an_admitted_call_and_its_node_are_told_the_behavior_as_it_was,
     a_page_of_the_largest_behaviors_fits_into_its_message,
+    the_largest_call_of_the_largest_behavior_reaches_its_node,
+    a_schema_too_deep_to_be_read_is_a_fault_of_the_request,
 );
 
 pub(super) type Change = fn(&mut Behavior);
@@ -170,6 +172,9 @@ const WRONG: &[(&str, &str, Change)] = &[
     }),
     ("too deep", "tools[0].parameters", |b| b.tools = vec![Tool { parameters: Some(deep(33)), ..tool("a") }]),
     ("too long", "tools[0].parameters", |b| b.tools = vec![Tool { parameters: long(48_001), ..tool("a") }]),
+    ("too deep in objects alone", "tools[0].parameters", |b| {
+        b.tools = vec![Tool { parameters: Some(deepest(33)), ..tool("a") }];
+    }),
     ("zero", "max_turns", |b| b.max_turns = Some(0)),
     ("negative", "max_turns", |b| b.max_turns = Some(-1)),
     ("too many", "max_turns", |b| b.max_turns = Some(10_001)),
@@ -215,6 +220,7 @@ const WRONG: &[(&str, &str, Change)] = &[
     ("bad pattern", "output_schema_strict", |b| b.output_schema_strict = schema!({"pattern": "("})),
     ("outside", "output_schema_strict", |b| b.output_schema_strict = schema!({"$ref": "file:///etc/passwd"})),
     ("too deep", "output_schema_strict", |b| b.output_schema_strict = Some(deep(33))),
+    ("too deep in objects alone", "output_schema_strict", |b| b.output_schema_strict = Some(deepest(33))),
     ("much too deep", "output_schema_strict", |b| b.output_schema_strict = Some(deep(36))),
     ("too long", "output_schema_strict", |b| b.output_schema_strict = long(48_001)),
     ("NUL", "output_schema_strict", |b| b.output_schema_strict = schema!({"title": "\0"})),
@@ -702,12 +708,37 @@ async fn an_admitted_call_and_its_node_are_told_the_behavior_as_it_was(world: Wo
     assert_eq!(granted(world.try_admit(probe).await).routing.expect("routing").behavior, edited);
 }
 
+/// A behavior just below its limit as a whole (48,000 characters of schema and 26,000 bytes of instructions, each of
+/// them once more in the text), with the widest of everything else beside it.
+fn largest_agent() -> VoiceAgent {
+    VoiceAgent {
+        ws_url: Some(format!("wss://h/{}", "😀".repeat(2_040))),
+        auth_token: Some("x".repeat(4_096)),
+        metadata: (0..32).map(|number| (format!("{number:0>64}"), "😀".repeat(500))).collect(),
+        ..agent_with(Behavior { output_schema_strict: long(48_000), instructions: text(13_000), ..minimal() })
+    }
+}
+
+async fn the_largest_call_of_the_largest_behavior_reaches_its_node(world: World) {
+    let agent = world.create(largest_agent()).await;
+    let (mut raw, _) = RawNode::welcomed(&world, hello(&world, &unique("node"))).await;
+    // As large on the wire as 16 KiB of JSON can be.
+    let metadata = schema!({ "a": vec![0; 8_180] });
+    let request = AcquireSlotRequest { metadata: metadata.clone(), ..acquire(&unique("call"), &agent.id) };
+    let slot = granted(world.try_admit(request).await);
+    assert_eq!(slot.routing.expect("routing").behavior, agent.behavior);
+    let told = raw.assigned().await;
+    assert_eq!(told.metadata, metadata);
+    assert_eq!(told.slot.expect("a slot").routing.expect("routing").behavior, agent.behavior);
+}
+
+async fn a_schema_too_deep_to_be_read_is_a_fault_of_the_request(world: World) {
+    let behavior = Behavior { output_schema_strict: Some(deepest(40)), ..minimal() };
+    assert_eq!(faults(world.caller.agents().create_voice_agent(create(behavior)).await), ["request"]);
+}
+
 async fn a_page_of_the_largest_behaviors_fits_into_its_message(world: World) {
-    // 48,000 characters in the schema and 48,000 in the text, with the widest of everything else beside it.
-    let largest = VoiceAgent {
-        metadata: (0..32).map(|number| (format!("{number:0>64}"), "ü".repeat(500))).collect(),
-        ..agent_with(Behavior { output_schema_strict: long(48_000), instructions: text(12_000), ..minimal() })
-    };
+    let largest = largest_agent();
     for _ in 0..3 {
         world.create(largest.clone()).await;
     }
