@@ -17,7 +17,7 @@ use crate::domain::{
     keyring::KeyRing,
     page::{Page, PageRequest},
     violations::Violations,
-    voice_agent::{AuthToken, Draft, Field, Spec, Status, VoiceAgent},
+    voice_agent::{AuthToken, Draft, Path, Spec, Status, VoiceAgent},
 };
 
 /// How long the answer to a `request_id` is kept.
@@ -35,14 +35,14 @@ pub struct VoiceAgents {
 #[derive(Debug, Clone)]
 pub struct Patch {
     pub draft: Draft,
-    pub fields: Vec<Field>,
+    pub paths: Vec<Path>,
     pub faults: Violations,
 }
 
 impl Patch {
     fn applied_to(&self, spec: &Spec) -> Result<Spec, Violations> {
         let mut faults = self.faults.clone();
-        let patched = spec.patched(&self.draft, &self.fields).map_err(|part| faults.absorb("voice_agent", part));
+        let patched = spec.patched(&self.draft, &self.paths).map_err(|part| faults.absorb("voice_agent", part));
         faults.into_result(patched.ok())
     }
 }
@@ -158,7 +158,7 @@ impl VoiceAgents {
     ) -> Result<VoiceAgent> {
         self.change(tenant, id, etag, actor, |agent| {
             agent.spec = patch.applied_to(&agent.spec)?;
-            Ok(!patch.fields.is_empty())
+            Ok(!patch.paths.is_empty())
         })
         .await
     }

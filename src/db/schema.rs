@@ -70,6 +70,7 @@ table! {
         revision -> BigInt,
         created_at -> Moment,
         updated_at -> Moment,
+        behavior -> Nullable<Document>,
         updated_by -> Text,
     }
 }

@@ -1,8 +1,11 @@
 //! A session: our record of one live conversation on a call.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
+    behavior::Behavior,
     clock::Timestamp,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
     lease::Direction,
@@ -86,7 +89,7 @@ impl Outcome {
 
 /// Where a call's audio goes: taken from the agent at admission, and not touched by later edits. The agent's
 /// secret is not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
     pub ws_url: String,
     pub audio_format: AudioFormat,
@@ -94,6 +97,9 @@ pub struct Routing {
     pub ws_disconnect_action: WsDisconnectAction,
     pub transfer_destination: Option<String>,
     pub token_lifetime: TokenLifetime,
+    /// Sessions from before there were behaviors have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behavior: Option<Arc<Behavior>>,
 }
 
 impl From<&Spec> for Routing {
@@ -105,6 +111,7 @@ impl From<&Spec> for Routing {
             ws_disconnect_action: spec.ws_disconnect_action,
             transfer_destination: spec.transfer_destination.clone(),
             token_lifetime: spec.token_lifetime,
+            behavior: spec.behavior.clone(),
         }
     }
 }
@@ -121,7 +128,7 @@ pub struct CallState {
     pub turn_count: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Session {
     pub id: SessionId,
     pub tenant: TenantId,
@@ -156,5 +163,20 @@ impl Session {
 
     pub const fn is_active(&self) -> bool {
         matches!(self.status, SessionStatus::Active)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routing_that_was_stored_before_there_were_behaviors_reads_as_one_without() {
+        let stored = r#"{"ws_url": "wss://ai.example/ws", "audio_format":
+            {"encoding": "PCM_S16LE", "sample_rate_hz": 16000, "channels": 1, "frame_ms": 20},
+            "subprotocol": "audio.drachtio.org", "ws_disconnect_action": "HANGUP",
+            "transfer_destination": null, "token_lifetime": "WS_SESSION"}"#;
+        let routing: Routing = serde_json::from_str(stored).expect("a routing");
+        assert_eq!((routing.behavior, routing.token_lifetime), (None, TokenLifetime::WsSession));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use oxilangtag::LanguageTag;
 use url::{Host, Url};
 
 use super::violations::Fault;
@@ -9,6 +10,8 @@ use super::violations::Fault;
 const WS_URL_MAX_CHARS: usize = 2048;
 const MEDIA_URL_MAX_CHARS: usize = 2048;
 const SIP_URI_MAX_CHARS: usize = 512;
+const LANGUAGE_MAX_CHARS: usize = 32;
+const IDENTIFIER_MAX_CHARS: usize = 64;
 
 /// 1 to `max_chars` characters, none of them a control character.
 pub fn bounded_text(text: String, max_chars: usize) -> Result<String, Fault> {
@@ -19,6 +22,50 @@ pub fn bounded_text(text: String, max_chars: usize) -> Result<String, Fault> {
         return Err(Fault::new("must not contain control characters"));
     }
     Ok(text)
+}
+
+/// 1 to `max_chars` characters, not all of them blank. Line breaks are text; a NUL is what no database keeps.
+pub fn required_prose(text: Option<String>, max_chars: usize) -> Result<String, Fault> {
+    let text = text.filter(|text| !text.trim().is_empty()).ok_or_else(Fault::required)?;
+    prose(text, 1, max_chars)
+}
+
+/// At most `max_chars` characters; empty text says as much as none.
+pub fn optional_prose(text: Option<String>, max_chars: usize) -> Result<Option<String>, Fault> {
+    text.filter(|text| !text.is_empty()).map(|text| prose(text, 0, max_chars)).transpose()
+}
+
+fn prose(text: String, min_chars: usize, max_chars: usize) -> Result<String, Fault> {
+    if text.chars().count() > max_chars {
+        let from = if min_chars == 0 { "at most".to_owned() } else { format!("{min_chars} to") };
+        return Err(Fault::new(format!("must be {from} {max_chars} characters")));
+    }
+    if text.contains('\0') {
+        return Err(Fault::new("must not contain a NUL character"));
+    }
+    Ok(text)
+}
+
+/// A BCP 47 tag: well-formed by RFC 5646, whether or not its parts are registered.
+pub fn parse_language(text: String) -> Result<String, Fault> {
+    let length = text.chars().count();
+    if (2..=LANGUAGE_MAX_CHARS).contains(&length) && LanguageTag::parse(text.as_str()).is_ok() {
+        return Ok(text);
+    }
+    Err(Fault::new(format!("must be a BCP 47 language tag of 2 to {LANGUAGE_MAX_CHARS} characters")))
+}
+
+/// `^[a-zA-Z][a-zA-Z0-9_]{0,63}$`, with `-` too where `hyphens` are allowed.
+pub fn parse_identifier(text: String, hyphens: bool) -> Result<String, Fault> {
+    if text.is_empty() {
+        return Err(Fault::required());
+    }
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || hyphens && b == b'-';
+    if text.len() <= IDENTIFIER_MAX_CHARS && text.as_bytes()[0].is_ascii_alphabetic() && text.bytes().all(inner) {
+        return Ok(text);
+    }
+    let signs = if hyphens { "digits, _ and -" } else { "digits and _" };
+    Err(Fault::new(format!("must be a letter and up to {} letters, {signs}", IDENTIFIER_MAX_CHARS - 1)))
 }
 
 /// An absolute `ws` or `wss` URL with a host, without user-info and fragment.
@@ -140,6 +187,20 @@ mod tests {
         for bad in ["sip:", "sip:a@", "sip:a@b\r\nX: y", "sip:a@b c", "tel:1", "sip:a@<b>", "sip:@;x"] {
             assert!(check_sip_uri(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_language_is_well_formed() {
+        let longest = "de-1234-12345678-12345678-123456";
+        assert_eq!(longest.len(), LANGUAGE_MAX_CHARS);
+        for good in ["de", "en-US", "zh-Hant-TW", "sr-Latn-RS", "es-419", "de-CH-1996", "x-ours", "i-klingon", longest]
+        {
+            assert!(parse_language(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", "d", "12", "en_US", "en-", "-en", "en--US", "en US", "en-toolongsubtag", "ünglish", "e\0n"] {
+            assert!(parse_language(bad.to_owned()).is_err(), "{bad:?}");
+        }
+        assert!(parse_language(format!("{longest}7")).is_err());
     }
 
     #[test]

@@ -46,10 +46,14 @@ impl Violations {
         parsed.map_err(|fault| self.add(field, fault)).ok()
     }
 
-    /// Takes over the faults of a part, its paths behind `prefix.`.
+    /// Takes over the faults of a part, its paths behind `prefix.`; a fault of the part as a whole is one of `prefix`.
     pub fn absorb(&mut self, prefix: &str, part: Self) {
         self.0.extend(part.0.into_iter().map(|violation| Violation {
-            field: if prefix.is_empty() { violation.field } else { format!("{prefix}.{}", violation.field) },
+            field: match (prefix, violation.field.as_str()) {
+                ("", _) => violation.field,
+                (_, "") => prefix.to_owned(),
+                (_, inner) => format!("{prefix}.{inner}"),
+            },
             fault: violation.fault,
         }));
     }

@@ -11,6 +11,7 @@ use super::{
             Get, RevisionList, given, read_create, read_get, read_hints, read_id, read_list, read_revision_list,
             read_rollback, read_update, write_page, write_revisions,
         },
+        behavior::read_preview,
         read_optional,
         voice_agent::{write, write_full, write_resolved},
     },
@@ -162,6 +163,15 @@ impl VoiceAgentService for Api {
         let (tenant, actor) = (principal.tenant(), principal.actor());
         let agent = self.agents.roll_back(tenant, id, given(&message.etag), revision, &actor).await?;
         Ok(Response::new(write(&agent)))
+    }
+
+    async fn preview_system_instruction(
+        &self,
+        request: Request<v1::PreviewSystemInstructionRequest>,
+    ) -> Result<Response<v1::PreviewSystemInstructionResponse>, Status> {
+        let Incoming { message, .. } = Incoming::of(request)?;
+        let system_instruction = read_preview(message)?.system_instruction;
+        Ok(Response::new(v1::PreviewSystemInstructionResponse { system_instruction }))
     }
 }
 

@@ -226,6 +226,7 @@ mod tests {
                 ws_disconnect_action: WsDisconnectAction::Hangup,
                 transfer_destination: None,
                 token_lifetime: TokenLifetime::ThirtyMinWithRefresh,
+                behavior: None,
             },
             metadata: serde_json::Map::new(),
             state: CallState::default(),

@@ -38,6 +38,7 @@ pub(super) struct VoiceAgentRow {
     pub(super) created_at: At,
     updated_at: At,
     updated_by: String,
+    behavior: Option<Json>,
 }
 
 impl VoiceAgentRow {
@@ -63,6 +64,7 @@ impl VoiceAgentRow {
             created_at: agent.created_at.into(),
             updated_at: agent.updated_at.into(),
             updated_by: agent.updated_by.clone(),
+            behavior: spec.behavior.as_ref().map(Json::of).transpose()?,
         })
     }
 }
@@ -86,6 +88,7 @@ impl TryFrom<VoiceAgentRow> for VoiceAgent {
             ws_disconnect_action: WsDisconnectAction::from_word(&row.ws_disconnect_action)
                 .ok_or_else(|| corrupt("voice_agents.ws_disconnect_action"))?,
             metadata: row.metadata.read("voice_agents.metadata")?,
+            behavior: row.behavior.map(|behavior| behavior.read("voice_agents.behavior")).transpose()?,
         };
         Ok(Self {
             id: row.id.into(),

@@ -20,7 +20,7 @@ use crate::{
     proto::v1,
 };
 
-/// Of the agents of one page; a message has 256 KiB, and the largest agent some 80.
+/// Of the agents of one page; a message has 256 KiB, and the largest agent some 235.
 const PAGE_MAX_BYTES: usize = 200 * 1024;
 /// Tag and length of one agent in its page.
 const ITEM_FRAME_BYTES: usize = 5;
@@ -176,9 +176,9 @@ pub(crate) fn read_update(wire: v1::UpdateVoiceAgentRequest) -> Answer<(VoiceAge
     let id = read("voice_agent.id", &agent.id, &mut faults);
     let etag = given(&agent.etag).map(str::to_owned);
     let draft = read_draft(agent, &mut faults);
-    let fields = read_mask(wire.update_mask, &draft, &mut faults);
+    let paths = read_mask(wire.update_mask, &draft, &mut faults);
     match id {
-        Some(id) => Ok((id, etag, Patch { draft, fields, faults })),
+        Some(id) => Ok((id, etag, Patch { draft, paths, faults })),
         None => Err(faults.into()),
     }
 }

@@ -1,6 +1,7 @@
 //! Between the wire and the domain: decoding collects every fault, encoding cannot fail.
 
 pub(super) mod agent_request;
+pub(super) mod behavior;
 pub(super) mod lease;
 pub(super) mod node;
 pub(super) mod session;

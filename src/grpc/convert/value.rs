@@ -14,6 +14,8 @@ use crate::domain::{
 pub(crate) const OBJECT_MAX_BYTES: usize = 16 * 1024;
 /// Lists and objects inside each other: deep ones cost more than they say.
 const OBJECT_MAX_DEPTH: usize = 16;
+/// Whole numbers up to here are exact in the wire's only kind of number.
+const WHOLE_NUMBER_MAX: f64 = 9_007_199_254_740_992.0;
 
 pub(crate) fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
     let micros = moment.as_micros();
@@ -60,7 +62,7 @@ pub(crate) fn read_duration(
 
 pub(crate) fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fault> {
     let object = match wire {
-        Some(wire) => read_fields(wire, 0)?,
+        Some(wire) => read_object_within(wire, OBJECT_MAX_DEPTH)?,
         None => Map::new(),
     };
     let bytes = serde_json::to_vec(&object).map_or(usize::MAX, |json| json.len());
@@ -70,36 +72,50 @@ pub(crate) fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fau
     Ok(object)
 }
 
-fn read_fields(wire: Struct, depth: usize) -> Result<Map<String, Json>, Fault> {
+/// As deep as `max_depth`; as long as its message may be, for the caller to bound.
+pub(crate) fn read_object_within(wire: Struct, max_depth: usize) -> Result<Map<String, Json>, Fault> {
+    read_fields(wire, 0, max_depth)
+}
+
+fn read_fields(wire: Struct, depth: usize, max_depth: usize) -> Result<Map<String, Json>, Fault> {
     let read_field = |(key, value): (String, Value)| {
         // Neither database keeps a NUL in its JSON.
         if key.contains('\0') {
             return Err(Fault::new("must not contain a NUL character"));
         }
-        Ok((key, read_value(value, depth + 1)?))
+        Ok((key, read_value(value, depth + 1, max_depth)?))
     };
     wire.fields.into_iter().map(read_field).collect()
 }
 
-fn read_value(wire: Value, depth: usize) -> Result<Json, Fault> {
-    if depth > OBJECT_MAX_DEPTH {
-        return Err(Fault::new(format!("must not be deeper than {OBJECT_MAX_DEPTH} levels")));
+fn read_value(wire: Value, depth: usize, max_depth: usize) -> Result<Json, Fault> {
+    if depth > max_depth {
+        return Err(Fault::new(format!("must not be deeper than {max_depth} levels")));
     }
     Ok(match wire.kind {
         None | Some(Kind::NullValue(_)) => Json::Null,
         Some(Kind::BoolValue(value)) => Json::Bool(value),
-        Some(Kind::NumberValue(value)) => {
-            Json::Number(Number::from_f64(value).ok_or_else(|| Fault::new("must not contain NaN or infinity"))?)
-        }
+        Some(Kind::NumberValue(value)) => Json::Number(read_number(value)?),
         Some(Kind::StringValue(value)) if value.contains('\0') => {
             return Err(Fault::new("must not contain a NUL character"));
         }
         Some(Kind::StringValue(value)) => Json::String(value),
         Some(Kind::ListValue(list)) => {
-            Json::Array(list.values.into_iter().map(|value| read_value(value, depth + 1)).collect::<Result<_, _>>()?)
+            let read_one = |value| read_value(value, depth + 1, max_depth);
+            Json::Array(list.values.into_iter().map(read_one).collect::<Result<_, _>>()?)
         }
-        Some(Kind::StructValue(fields)) => Json::Object(read_fields(fields, depth)?),
+        Some(Kind::StructValue(fields)) => Json::Object(read_fields(fields, depth, max_depth)?),
     })
+}
+
+/// 5 and not 5.0: the wire has no whole numbers, and who reads the JSON has.
+fn read_number(value: f64) -> Result<Number, Fault> {
+    let whole = value.fract() == 0.0 && value.abs() <= WHOLE_NUMBER_MAX && !(value == 0.0 && value.is_sign_negative());
+    if whole {
+        #[expect(clippy::cast_possible_truncation, reason = "whole, and within what both types hold")]
+        return Ok(Number::from(value as i64));
+    }
+    Number::from_f64(value).ok_or_else(|| Fault::new("must not contain NaN or infinity"))
 }
 
 pub(crate) fn object(json: &Map<String, Json>) -> Struct {
@@ -124,7 +140,7 @@ mod tests {
 
     #[test]
     fn objects_read_back_as_they_were_written() {
-        let json = serde_json::json!({"a": [1.5, null, true, {"b": "ü"}], "c": {}});
+        let json = serde_json::json!({"a": [1.5, 7, -3, null, true, {"b": "ü"}], "c": {}});
         let map = json.as_object().expect("an object").clone();
         assert_eq!(read_object(Some(object(&map))).expect("valid"), map);
     }

@@ -3,7 +3,12 @@
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{number, read_present_enum, value::timestamp, wire_enum};
+use super::{
+    behavior::{read_behavior, write_behavior},
+    number, read_present_enum,
+    value::timestamp,
+    wire_enum,
+};
 use crate::{
     agents::{Found, Resolved, Source, Step},
     domain::{
@@ -21,14 +26,18 @@ wire_enum!(domain::WsDisconnectAction, v1::WsDisconnectAction, { Hangup, Transfe
 wire_enum!(domain::AudioEncoding, v1::AudioEncoding, { PcmS16le, Pcmu, Pcma });
 
 /// Paths of the message that the service alone writes.
-const READ_ONLY: [&str; 7] =
-    ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at", "updated_by"];
+const READ_ONLY: [&str; 8] = [
+    "tenant_id",
+    "has_auth_token",
+    "status",
+    "behavior.system_instruction",
+    "revision",
+    "created_at",
+    "updated_at",
+    "updated_by",
+];
 
 pub(crate) fn read_draft(wire: v1::VoiceAgent, faults: &mut Violations) -> domain::Draft {
-    if wire.behavior.is_some() {
-        // Kept back rather than dropped: what a caller sends is stored or refused.
-        faults.add("voice_agent.behavior", Fault::new("is not served by this release"));
-    }
     domain::Draft {
         name: wire.name,
         ws_url: wire.ws_url,
@@ -42,6 +51,7 @@ pub(crate) fn read_draft(wire: v1::VoiceAgent, faults: &mut Violations) -> domai
         subprotocol: read_present_enum("voice_agent.subprotocol", wire.subprotocol, faults),
         ws_disconnect_action: read_present_enum("voice_agent.ws_disconnect_action", wire.ws_disconnect_action, faults),
         metadata: wire.metadata,
+        behavior: wire.behavior.map(|behavior| read_behavior("voice_agent.behavior", behavior, faults)),
     }
 }
 
@@ -59,26 +69,25 @@ pub(crate) fn read_mask(
     mask: Option<prost_types::FieldMask>,
     draft: &domain::Draft,
     faults: &mut Violations,
-) -> Vec<domain::Field> {
+) -> Vec<domain::Path> {
     let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else { return draft.present() };
     if mask.paths.iter().any(|path| path == "*") {
         if mask.paths.len() > 1 {
             faults.add("update_mask", Fault::new("must not name other paths beside *"));
         }
-        return domain::Field::ALL.to_vec();
+        return domain::Path::all();
     }
-    let mut fields = Vec::new();
+    let mut paths = Vec::new();
     for path in &mask.paths {
-        let known = domain::Field::from_word(path).ok_or_else(|| match path.as_str() {
+        let known = domain::Path::parse(path).ok_or_else(|| match path.as_str() {
             "id" | "etag" => Fault::read_only(),
-            "behavior" => Fault::new("is not served by this release"),
             path if READ_ONLY.contains(&path) => Fault::read_only(),
             _ => Fault::unknown(),
         });
         let shown: String = path.chars().take(100).collect();
-        fields.extend(faults.take(&format!("update_mask.{shown}"), known));
+        paths.extend(faults.take(&format!("update_mask.{shown}"), known));
     }
-    fields
+    paths
 }
 
 pub(crate) fn write(agent: &domain::VoiceAgent) -> v1::VoiceAgent {
@@ -100,7 +109,7 @@ pub(crate) fn write(agent: &domain::VoiceAgent) -> v1::VoiceAgent {
         ws_disconnect_action: Some(v1::WsDisconnectAction::from(spec.ws_disconnect_action).into()),
         status: v1::VoiceAgentStatus::from(agent.status).into(),
         metadata: spec.metadata.clone(),
-        behavior: None,
+        behavior: spec.behavior.as_deref().map(write_behavior),
         revision: agent.revision,
         etag: agent.etag(),
         created_at: Some(timestamp(agent.created_at)),
@@ -178,6 +187,6 @@ pub(crate) fn write_routing(routing: &Routing, auth_token: Option<String>) -> v1
         subprotocol: v1::Subprotocol::from(routing.subprotocol).into(),
         ws_disconnect_action: v1::WsDisconnectAction::from(routing.ws_disconnect_action).into(),
         transfer_destination: routing.transfer_destination.clone(),
-        behavior: None,
+        behavior: routing.behavior.as_deref().map(write_behavior),
     }
 }

@@ -7,6 +7,7 @@ use voxgate::{
     agents::{Changed, CreateRequest, Created, Deleted, Filter, Rewrapped, rewrap},
     domain::{
         Env, Error,
+        behavior::{BehaviorDraft, Controls, Question, QuestionType, Tone, Tool, VoiceDraft},
         error::Resource,
         hash::Sha256,
         ids::{TenantId, VoiceAgentId},
@@ -78,6 +79,32 @@ fn same(left: &VoiceAgent, right: &VoiceAgent) -> bool {
     format!("{left:?}") == format!("{right:?}") && secret(left) == secret(right)
 }
 
+fn every_part_of_a_behavior() -> BehaviorDraft {
+    // Keys in another order than a database would choose, and numbers with all their digits.
+    let schema = serde_json::json!({"type": "object", "properties": {"z": {"maximum": 0.1 + 0.2}, "a": {"const": 7}}});
+    BehaviorDraft {
+        instructions: Some("Sprich 値 🎧 \" ' \\ \r\n\t{}".into()),
+        language: Some("zh-Hant-TW".into()),
+        purpose: Some("%_".into()),
+        voice: VoiceDraft { voice_id: Some("nova".into()), language_code: Some("de".into()) },
+        tools: vec![Tool { name: "t".into(), description: "d".into(), parameters: schema.as_object().cloned() }],
+        max_turns: Some(10_000),
+        questions: vec![Question {
+            key: "k".into(),
+            ask: "?".into(),
+            kind: QuestionType::Number,
+            options: vec!["b".into(), "a".into()],
+            min: Some(-1e300),
+            max: Some(0.1 + 0.2),
+        }],
+        controls: Controls { tone: Some(Tone::Neutral), allow_interruptions: Some(false), ..Controls::default() },
+        output_schema: BTreeMap::from([("b".into(), "enum:y,x".into()), ("a".into(), "text".into())]),
+        output_schema_strict: schema.as_object().cloned(),
+        extraction_model: Some("m".into()),
+        initial_message: Some("i".into()),
+    }
+}
+
 fn everything_set(tenant: TenantId) -> VoiceAgent {
     let draft = Draft {
         audio_format: AudioFormatDraft {
@@ -94,6 +121,7 @@ fn everything_set(tenant: TenantId) -> VoiceAgent {
         subprotocol: Some(Subprotocol::AudioJambonzOrg),
         ws_disconnect_action: Some(WsDisconnectAction::TransferToQueue),
         metadata: BTreeMap::from([("schlüssel \"'\\".into(), "値 🎧 \n".into())]),
+        behavior: Some(every_part_of_a_behavior()),
         ..draft("Zoë 🎙 ' \" \\ % _ ; DROP TABLE")
     };
     let mut agent = VoiceAgent {

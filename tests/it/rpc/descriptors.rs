@@ -31,3 +31,12 @@ pub(super) fn every_rpc() -> Vec<Rpc> {
     assert!(rpcs.len() > 60, "{rpcs:?}");
     rpcs
 }
+
+/// The fields of a message of `voxgate.v1`.
+pub(super) fn fields_of(message: &str) -> Vec<String> {
+    let set = prost_types::FileDescriptorSet::decode(voxgate::proto::DESCRIPTOR_SET).expect("our descriptors");
+    let files = set.file.iter().filter(|file| file.package() == "voxgate.v1");
+    let mut messages = files.flat_map(|file| &file.message_type);
+    let message = messages.find(|found| found.name() == message).expect("a message");
+    message.field.iter().map(|field| field.name().to_owned()).collect()
+}

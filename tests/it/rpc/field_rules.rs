@@ -1,12 +1,14 @@
 //! Every settable field of a voice agent × every way to get it wrong, and the values at the edge that are right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use voxgate::proto::v1::{AudioEncoding, AudioFormat, CreateVoiceAgentRequest, UpdateVoiceAgentRequest, VoiceAgent};
+use voxgate::proto::v1::{
+    AcquireSlotRequest, AudioEncoding, AudioFormat, CreateVoiceAgentRequest, UpdateVoiceAgentRequest, VoiceAgent,
+};
 
 use crate::harness::{
     client::{faults, granted},
-    world::{World, minimal_agent, on_both_backends},
+    world::{World, acquire, minimal_agent, on_both_backends, unique},
 };
 
 on_both_backends!(
@@ -14,6 +16,7 @@ on_both_backends!(
     all_faulty_fields_are_named_at_once,
     an_update_obeys_the_rules_of_create,
     values_at_the_limits_are_accepted_and_kept_as_sent,
+    each_field_is_set_kept_and_cleared,
 );
 
 type Change = fn(&mut VoiceAgent);
@@ -67,6 +70,11 @@ const WRONG: &[(&str, &str, Change)] = &[
     ("unknown number", "audio_format.encoding", |a| audio(a).encoding = Some(99)),
     ("out of range", "audio_format.sample_rate_hz", |a| audio(a).sample_rate_hz = Some(44_100)),
     ("zero", "audio_format.sample_rate_hz", |a| audio(a).sample_rate_hz = Some(0)),
+    ("between", "audio_format.sample_rate_hz", |a| audio(a).sample_rate_hz = Some(12_000)),
+    ("not of PCMA", "audio_format.sample_rate_hz", |a| {
+        audio(a).encoding = Some(AudioEncoding::Pcma.into());
+        audio(a).sample_rate_hz = Some(48_000);
+    }),
     ("not of PCMU", "audio_format.sample_rate_hz", |a| {
         audio(a).encoding = Some(AudioEncoding::Pcmu.into());
         audio(a).sample_rate_hz = Some(16_000);
@@ -85,6 +93,8 @@ const WRONG: &[(&str, &str, Change)] = &[
     ("other digits", "transfer_destination", |a| a.transfer_destination = Some("+١٢٣٤٥٦٧٨".into())),
     ("no plus", "transfer_destination", |a| a.transfer_destination = Some("15550100".into())),
     ("wrong scheme", "transfer_destination", |a| a.transfer_destination = Some("tel:+15550100".into())),
+    ("blank", "transfer_destination", |a| a.transfer_destination = Some("+1555 0100".into())),
+    ("too long a URI", "transfer_destination", |a| a.transfer_destination = Some(format!("sip:{}@h", text(507)))),
     ("no host", "transfer_destination", |a| a.transfer_destination = Some("sip:desk@".into())),
     ("header smuggling", "transfer_destination", |a| a.transfer_destination = Some("sip:a@b\r\nX: y".into())),
     ("zero", "max_concurrent", |a| a.max_concurrent = Some(0)),
@@ -121,6 +131,16 @@ const RIGHT: &[(&str, Change)] = &[
         a.max_concurrent = Some(10_000);
         a.reserved_inbound = Some(10_000);
     }),
+    ("longest SIP address", |a| a.transfer_destination = Some(format!("sip:{}@h", text(506)))),
+    ("G.711 at its one rate", |a| {
+        audio(a).encoding = Some(AudioEncoding::Pcmu.into());
+        audio(a).sample_rate_hz = Some(8_000);
+    }),
+    ("24 kHz in frames of 10 ms", |a| {
+        audio(a).sample_rate_hz = Some(24_000);
+        audio(a).frame_ms = Some(10);
+    }),
+    ("frames of 30 ms", |a| audio(a).frame_ms = Some(30)),
     ("48 kHz stereo", |a| {
         a.audio_format =
             Some(AudioFormat { encoding: None, sample_rate_hz: Some(48_000), channels: Some(2), frame_ms: Some(60) });
@@ -234,4 +254,148 @@ async fn values_at_the_limits_are_accepted_and_kept_as_sent(world: World) {
         assert_eq!(created.metadata, sent.metadata, "{what}");
         assert_eq!(created.audio_format.unwrap_or_default().sample_rate_hz(), format.unwrap_or(16_000), "{what}");
     }
+}
+
+/// An agent with nothing left to its default but the enums, which have one value beside it.
+fn full() -> VoiceAgent {
+    VoiceAgent {
+        auth_token: Some("first".into()),
+        audio_format: Some(AudioFormat {
+            encoding: Some(AudioEncoding::PcmS16le.into()),
+            sample_rate_hz: Some(8_000),
+            channels: Some(2),
+            frame_ms: Some(40),
+        }),
+        external_agent_id: Some("crm-1".into()),
+        transfer_destination: Some("+15550100".into()),
+        max_concurrent: Some(5),
+        reserved_inbound: Some(2),
+        token_lifetime: Some(1),
+        subprotocol: Some(1),
+        ws_disconnect_action: Some(1),
+        metadata: labels(2),
+        ..minimal_agent()
+    }
+}
+
+/// A path, another value for it, and what clearing it leaves; a field that is required cannot be cleared.
+const FIELDS: &[(&str, Change, Option<Change>)] = &[
+    ("name", |a| a.name = Some("Grace".into()), None),
+    ("ws_url", |a| a.ws_url = Some("ws://other.example".into()), None),
+    ("auth_token", |a| a.auth_token = Some("second".into()), Some(|a| a.auth_token = None)),
+    (
+        "audio_format",
+        |a| {
+            *audio(a) =
+                AudioFormat { encoding: Some(3), sample_rate_hz: Some(8_000), channels: Some(1), frame_ms: Some(60) }
+        },
+        Some(|a| {
+            *audio(a) =
+                AudioFormat { encoding: Some(1), sample_rate_hz: Some(16_000), channels: Some(1), frame_ms: Some(20) }
+        }),
+    ),
+    ("audio_format.encoding", |a| audio(a).encoding = Some(2), Some(|a| audio(a).encoding = Some(1))),
+    (
+        "audio_format.sample_rate_hz",
+        |a| audio(a).sample_rate_hz = Some(48_000),
+        Some(|a| audio(a).sample_rate_hz = Some(16_000)),
+    ),
+    ("audio_format.channels", |a| audio(a).channels = Some(1), Some(|a| audio(a).channels = Some(1))),
+    ("audio_format.frame_ms", |a| audio(a).frame_ms = Some(10), Some(|a| audio(a).frame_ms = Some(20))),
+    ("external_agent_id", |a| a.external_agent_id = Some("crm-2".into()), Some(|a| a.external_agent_id = None)),
+    (
+        "transfer_destination",
+        |a| a.transfer_destination = Some("sip:desk@pbx.example".into()),
+        Some(|a| a.transfer_destination = None),
+    ),
+    ("max_concurrent", |a| a.max_concurrent = Some(9), Some(|a| a.max_concurrent = Some(10))),
+    ("reserved_inbound", |a| a.reserved_inbound = Some(1), Some(|a| a.reserved_inbound = Some(0))),
+    ("token_lifetime", |a| a.token_lifetime = Some(2), Some(|a| a.token_lifetime = Some(1))),
+    ("subprotocol", |a| a.subprotocol = Some(2), Some(|a| a.subprotocol = Some(1))),
+    ("ws_disconnect_action", |a| a.ws_disconnect_action = Some(2), Some(|a| a.ws_disconnect_action = Some(1))),
+    ("metadata", |a| a.metadata = labels(1), Some(|a| a.metadata.clear())),
+];
+
+/// What the caller set, read back; the secret from where it is shown.
+async fn settings(world: &World, answered: VoiceAgent) -> VoiceAgent {
+    let probe = AcquireSlotRequest { validate_only: true, ..acquire(&unique("call"), &answered.id) };
+    let routing = granted(world.try_admit(probe).await).routing.expect("routing");
+    assert_eq!(answered.has_auth_token, routing.auth_token.is_some());
+    VoiceAgent {
+        auth_token: routing.auth_token,
+        id: String::new(),
+        tenant_id: String::new(),
+        has_auth_token: false,
+        status: 0,
+        revision: 0,
+        etag: String::new(),
+        created_at: None,
+        updated_at: None,
+        ..answered
+    }
+}
+
+async fn each_field_is_set_kept_and_cleared(world: World) {
+    let id = world.create(full()).await.id;
+    let update = async |patch: VoiceAgent, paths: &[&str]| {
+        let update_mask = prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() };
+        let voice_agent = Some(VoiceAgent { id: id.clone(), ..patch });
+        let request = UpdateVoiceAgentRequest { voice_agent, update_mask: Some(update_mask) };
+        world.caller.agents().update_voice_agent(request).await
+    };
+    for (field, change, clear) in FIELDS {
+        let mut changed = full();
+        change(&mut changed);
+        assert_ne!(changed, full(), "{field}");
+        let mut alone = VoiceAgent::default();
+        change(&mut alone);
+        // Without a mask: what is present changes, all else stays. An empty mask is none.
+        let after = settings(&world, granted(update(alone.clone(), &[]).await)).await;
+        assert_eq!(after, changed, "{field} set without a mask");
+        let after = settings(&world, granted(update(VoiceAgent::default(), &[]).await)).await;
+        assert_eq!(after, changed, "{field} absent and kept without a mask");
+        granted(update(full(), &["*"]).await);
+        // With a mask: exactly that path, whatever else is present.
+        let mut sent = VoiceAgent { name: Some("no".into()), max_concurrent: Some(77), metadata: labels(3), ..full() };
+        change(&mut sent);
+        let after = settings(&world, granted(update(sent, &[field]).await)).await;
+        assert_eq!(after, changed, "{field} set with a mask");
+        match clear {
+            Some(clear) => {
+                clear(&mut changed);
+                let after = settings(&world, granted(update(VoiceAgent::default(), &[field]).await)).await;
+                assert_eq!(after, changed, "{field} cleared");
+            }
+            None => {
+                let named = faults(update(VoiceAgent::default(), &[field]).await);
+                assert_eq!(named, [format!("voice_agent.{field}")], "{field} is required");
+            }
+        }
+        granted(update(full(), &["*"]).await);
+    }
+}
+
+/// A field that is added to the message is added to these tables or to those of `behavior_rules`.
+#[test]
+fn every_field_of_the_contract_is_in_the_tables() {
+    let inside = |message: &str, prefix: &str| {
+        let fields = super::descriptors::fields_of(message).into_iter();
+        fields.map(|field| format!("{prefix}{field}")).collect::<BTreeSet<_>>()
+    };
+    let without = |mut all: BTreeSet<String>, others: &[&str]| {
+        for other in others {
+            assert!(all.remove(*other), "{other}");
+        }
+        all
+    };
+    let output_only = ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at"];
+    let agent = without(inside("VoiceAgent", ""), &output_only);
+    let agent = without(agent, &["id", "etag", "behavior"]);
+    let agent: BTreeSet<_> = agent.union(&inside("AudioFormat", "audio_format.")).cloned().collect();
+    assert_eq!(FIELDS.iter().map(|(field, ..)| (*field).to_owned()).collect::<BTreeSet<_>>(), agent);
+    let mut behavior = without(inside("Behavior", ""), &["system_instruction", "controls"]);
+    behavior.extend(inside("Voice", "voice."));
+    behavior.extend(inside("Controls", "controls."));
+    let tested = super::behavior_rules::FIELDS.iter().map(|(field, ..)| (*field).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(tested, behavior);
 }

@@ -1,6 +1,7 @@
 //! One module a service of the API, each test on both back-ends unless its name says otherwise.
 
 mod admission;
+mod behavior_rules;
 mod credentials;
 mod descriptors;
 mod field_rules;

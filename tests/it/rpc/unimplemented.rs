@@ -48,7 +48,6 @@ const UNIMPLEMENTED: &[&str] = &[
     "TenantService/RotateWebhookSecret",
     "TenantService/UpdateTenant",
     "TenantService/UpdateWebhookEndpoint",
-    "VoiceAgentService/PreviewSystemInstruction",
 ];
 
 async fn exactly_these_rpcs_are_not_implemented(world: World) {
