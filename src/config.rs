@@ -15,7 +15,7 @@ use figment::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::{admission::RedisSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings};
+use crate::{calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings, redis::RedisSettings};
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";

@@ -37,6 +37,7 @@ use crate::{
     grpc::{Api, SERVICES, layers::Gate},
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
+    redis::Redis,
     sessions::SqlSessionStore,
     tenants::{Authenticator, SqlTenantStore, TenantStore, Tenants, TokenKey, TokenSigner},
 };
@@ -83,7 +84,7 @@ impl Stores {
     fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
-            slots: Arc::new(RedisSlotStore::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?),
+            slots: Arc::new(RedisSlotStore::new(Redis::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?)),
         })
     }
 }

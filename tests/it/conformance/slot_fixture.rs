@@ -9,12 +9,13 @@ use std::{
 };
 
 use voxgate::{
-    admission::{MemorySlotStore, RedisSettings, RedisSlotStore, SlotStore},
+    admission::{MemorySlotStore, RedisSlotStore, SlotStore},
     domain::{
         Clock, Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
         lease::{Acquire, Acquired, Denial, Direction, Lease, Limits, Released, Renewal, Renewed, Usage},
     },
+    redis::{Redis as SharedRedis, RedisSettings},
 };
 
 use crate::harness::redis::PrivateRedis;
@@ -40,7 +41,7 @@ impl Fixture for Redis {
         let server = PrivateRedis::start_with_clock_shim();
         // Patient: a busy machine must not fail a test that is about something else.
         let settings = RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000 };
-        let store = Arc::new(RedisSlotStore::connect(&server.url(), settings).expect("a URL"));
+        let store = Arc::new(RedisSlotStore::new(SharedRedis::connect(&server.url(), settings).expect("a URL")));
         Self { server, store }
     }
 
