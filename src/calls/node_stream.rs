@@ -15,6 +15,7 @@ use crate::{
         Error, Result,
         clock::Timestamp,
         error::CredentialFault,
+        hash::Sha256,
         ids::{ApiKeyId, CallId, LeaseId, OperationId},
         lease::{RENEW_MAX, Renewal, Renewed},
         node::{CallEvent, Hello, LiveCall, NodeAddress, Postbox as _, ToNode},
@@ -30,7 +31,7 @@ use crate::{
 pub struct NodeStream {
     calls: Calls,
     connection: Connection,
-    key: ApiKeyId,
+    key: (ApiKeyId, Sha256),
     worker: mpsc::Sender<Told>,
 }
 
@@ -61,7 +62,7 @@ impl Calls {
         let address = NodeAddress { tenant: bearer.tenant, sandbox: hello.sandbox, node: hello.node };
         let worker = self.work_for(address.clone());
         let (connection, inbox) = self.nodes.connect(address, hello.profile);
-        let stream = NodeStream { calls: self.clone(), connection, key: bearer.key, worker };
+        let stream = NodeStream { calls: self.clone(), connection, key: (bearer.key, bearer.secret), worker };
         let fates = stream.adopt(hello.calls).await?;
         let welcome = Welcome {
             heartbeat_interval: Duration::from_millis(self.settings.heartbeat_interval_ms),
@@ -119,8 +120,8 @@ impl NodeStream {
         let _ = self.worker.send(told).await;
     }
 
-    /// Waits until the stream's key opens nothing any more, and answers why: what was revoked or has expired does not keep
-    /// a stream that it opened before.
+    /// Waits until the stream's secret opens nothing any more, and answers why: what was revoked, has expired or was
+    /// rotated away does not keep a stream that it opened before.
     pub async fn shut_out(&self) -> Error {
         loop {
             tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
@@ -132,8 +133,9 @@ impl NodeStream {
 
     /// While the database is away nothing is known against the key.
     async fn check_key(&self) -> Result<()> {
-        let fault = match self.calls.tenants.key(self.key).await {
-            Ok(Some(key)) => key.check(self.calls.env.now()),
+        let (key, secret) = self.key;
+        let fault = match self.calls.tenants.key(key).await {
+            Ok(Some(key)) => key.check(secret, self.calls.env.now()),
             Ok(None) => Err(CredentialFault::Invalid),
             Err(Error::Unavailable(..)) => Ok(()),
             Err(error) => return Err(error),

@@ -11,6 +11,7 @@ pub mod lease;
 pub mod node;
 pub mod page;
 pub mod principal;
+pub mod rate;
 pub mod session;
 pub mod tenant;
 pub mod text;

@@ -2,7 +2,9 @@
 
 use super::{
     error::{Error, Result},
+    hash::Sha256,
     ids::{ApiKeyId, CallId, SessionId, TenantId},
+    rate::{Rate, RateScope, Subject},
     tenant::{Scope, Scopes},
 };
 
@@ -19,8 +21,11 @@ pub struct KeyPrincipal {
     pub tenant: TenantId,
     pub key: ApiKeyId,
     pub prefix: String,
+    /// The hash of the secret that was presented: of two that are good, one ends before the other.
+    pub secret: Sha256,
     pub scopes: Scopes,
     pub sandbox: bool,
+    pub rate: Rate,
 }
 
 /// The bearer of a callback token: the AI service, for one call.
@@ -41,15 +46,27 @@ impl Principal {
         }
     }
 
-    pub fn has(&self, scope: Scope) -> bool {
+    pub fn scopes(&self) -> Scopes {
         match self {
-            Self::Key(key) => key.scopes.contains(scope),
-            Self::Call(_) => false,
+            Self::Key(key) => key.scopes,
+            Self::Call(_) => Scopes::default(),
         }
+    }
+
+    pub fn has(&self, scope: Scope) -> bool {
+        self.scopes().contains(scope)
     }
 
     pub fn require(&self, scope: Scope) -> Result<()> {
         if self.has(scope) { Ok(()) } else { Err(Error::ScopeRequired(scope)) }
+    }
+
+    /// What the caller's requests are counted against; a callback token's are counted a call.
+    pub fn rate(&self) -> Option<(Subject, Rate)> {
+        match self {
+            Self::Key(key) => Some((Subject { scope: RateScope::ApiKey, id: *key.key.as_uuid() }, key.rate)),
+            Self::Call(_) => None,
+        }
     }
 
     pub const fn sandbox(&self) -> bool {

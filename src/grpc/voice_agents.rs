@@ -8,6 +8,7 @@ use super::{
     convert::{
         read, read_enum, read_optional,
         voice_agent::{read_draft, read_mask, write},
+        write_page,
     },
 };
 use crate::{
@@ -22,11 +23,6 @@ use crate::{
     },
     proto::v1::{self, voice_agent_service_server::VoiceAgentService},
 };
-
-/// Of the agents of one page; a message has 256 KiB, and the largest agent some 80.
-const PAGE_MAX_BYTES: usize = 200 * 1024;
-/// Tag and length of one agent in its page.
-const ITEM_FRAME_BYTES: usize = 5;
 
 #[async_trait]
 impl VoiceAgentService for Api {
@@ -57,7 +53,7 @@ impl VoiceAgentService for Api {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let (filter, words, request) = read_list(message)?;
         let page = self.agents.list(principal.tenant(), &filter, request).await?;
-        Ok(Response::new(write_page(&page, &words)))
+        Ok(Response::new(write_list(&page, &words)))
     }
 
     async fn update_voice_agent(
@@ -148,24 +144,9 @@ impl Api {
     }
 }
 
-/// As much of the page as one message holds; where it stops short, the next page starts there.
-fn write_page(page: &Page<VoiceAgent>, words: &str) -> v1::ListVoiceAgentsResponse {
-    let mut budget = PAGE_MAX_BYTES;
-    let fits = |agent: &v1::VoiceAgent| {
-        budget.checked_sub(agent.encoded_len() + ITEM_FRAME_BYTES).map(|rest| budget = rest).is_some()
-    };
-    let mut voice_agents: Vec<_> = page.items.iter().map(write).take_while(fits).collect();
-    if voice_agents.is_empty() {
-        // One alone always fits into a message.
-        voice_agents.extend(page.items.first().map(write));
-    }
-    let last = voice_agents.len().checked_sub(1).and_then(|last| page.items.get(last));
-    let next = match last {
-        Some(last) if voice_agents.len() < page.items.len() => {
-            Some(Cursor { created_at: last.created_at, id: *last.id.as_uuid() })
-        }
-        _ => page.next,
-    };
+fn write_list(page: &Page<VoiceAgent>, words: &str) -> v1::ListVoiceAgentsResponse {
+    let cursor = |agent: &VoiceAgent| Cursor { created_at: agent.created_at, id: *agent.id.as_uuid() };
+    let (voice_agents, next) = write_page(page, write, cursor);
     v1::ListVoiceAgentsResponse {
         voice_agents,
         next_page_token: next.map(|next| page::token(next, words)).unwrap_or_default(),

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         Env,
         page::PageRequest,
-        tenant::{ApiKeyDraft, KeySecret, Scope, Scopes, Tenant, TenantDraft},
+        tenant::{ApiKeyDraft, KeySecret, RATE_LIMIT_PER_MIN_MAX, Scope, Scopes, Tenant, TenantDraft},
         voice_agent::{Draft, Spec},
     },
     node_sim,
@@ -128,6 +128,8 @@ async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> 
         name: "dev".to_owned(),
         scopes: Scopes::all().iter().map(Scope::as_str).map(str::to_owned).collect(),
         sandbox: true,
+        // To be played with, and measured.
+        rate_limit_per_min: i32::try_from(RATE_LIMIT_PER_MIN_MAX).ok(),
         ..ApiKeyDraft::default()
     };
     let (_, secret) = tenants.create_key(tenant.id, draft, Scopes::all()).await?;
@@ -139,8 +141,8 @@ async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> 
 async fn kept_key(store: &Arc<dyn TenantStore>, key_file: &Path) -> anyhow::Result<Option<SecretString>> {
     let Ok(text) = std::fs::read_to_string(key_file) else { return Ok(None) };
     let Some(secret) = KeySecret::parse(text.trim()) else { return Ok(None) };
-    let key = store.key_by_hash(secret.hash()).await?;
-    Ok(key.filter(|key| key.revoked_at.is_none()).map(|_| SecretString::from(secret.reveal())))
+    let (key, now) = (store.key_by_hash(secret.hash()).await?, Env::system().now());
+    Ok(key.filter(|key| key.check(secret.hash(), now).is_ok()).map(|_| SecretString::from(secret.reveal())))
 }
 
 /// Readable by its owner alone, from its first byte on.

@@ -39,7 +39,10 @@ use crate::{
     proto::DESCRIPTOR_SET,
     redis::Redis,
     sessions::SqlSessionStore,
-    tenants::{Authenticator, SqlTenantStore, TenantStore, Tenants, TokenKey, TokenSigner},
+    tenants::{
+        Authenticator, KeyUses, MemoryRateLimiter, RateLimiter, RateLimits, RedisRateLimiter, SqlTenantStore,
+        TenantStore, Tenants, TokenKey, TokenSigner,
+    },
 };
 
 /// How often health looks at the stores.
@@ -50,10 +53,11 @@ const HEALTH_EVERY: Duration = Duration::from_secs(1);
 pub struct Stores {
     pub database: Database,
     pub slots: Arc<dyn SlotStore>,
+    pub rates: Arc<dyn RateLimiter>,
 }
 
 impl Stores {
-    /// SQLite in the data folder, and slots in this process.
+    /// SQLite in the data folder; slots and rates in this process.
     pub fn embedded(config: &Config) -> anyhow::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         // One that is there already has the mode that its owner chose.
@@ -64,7 +68,8 @@ impl Stores {
             .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
         let database = Database::sqlite(&config.data_dir.join("voxgate.db"))?;
         let slots = Arc::new(MemorySlotStore::new(Arc::new(SystemClock)));
-        Ok(Self { database, slots })
+        let rates = Arc::new(MemoryRateLimiter::new(Arc::new(SystemClock)));
+        Ok(Self { database, slots, rates })
     }
 
     /// Postgres and Redis.
@@ -82,9 +87,11 @@ impl Stores {
     }
 
     fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
+        let redis = Redis::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?;
         Ok(Self {
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
-            slots: Arc::new(RedisSlotStore::new(Redis::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?)),
+            slots: Arc::new(RedisSlotStore::new(redis.clone())),
+            rates: Arc::new(RedisRateLimiter::new(redis)),
         })
     }
 }
@@ -135,7 +142,8 @@ impl Service {
 
         let tenants: Arc<dyn TenantStore> = Arc::new(SqlTenantStore::new(stores.database.clone()));
         if let Some(key) = token_key(&tenants, &stop).await {
-            let (api, gate) = assemble(&config, &stores, &tenants, &nodes, &key, &closing);
+            let uses = Arc::new(KeyUses::new(tenants.clone()));
+            let (api, gate) = assemble(&config, &stores, (&tenants, &uses), &nodes, &key, &closing);
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
             let routes = routes(api, health, &closing)?;
@@ -145,6 +153,7 @@ impl Service {
             let mut server =
                 tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
             let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
+            let uses = tokio::spawn(write_uses(uses, closing.clone()));
             let watch =
                 tokio::spawn(report_health(reporter.clone(), readiness.clone(), nodes.clone(), closing.clone()));
             readiness.started();
@@ -165,6 +174,7 @@ impl Service {
                 server.await??;
                 calls.worked_off().await;
                 sweep.await?;
+                uses.await?;
                 anyhow::Ok(watch.await?)
             };
             let cap = Duration::from_millis(config.listen.drain_cap_ms);
@@ -202,10 +212,14 @@ async fn sweep(calls: Calls, closing: CancellationToken) {
     calls.sweep_until(closing).await;
 }
 
+async fn write_uses(uses: Arc<KeyUses>, closing: CancellationToken) {
+    uses.write_until(closing).await;
+}
+
 fn assemble(
     config: &Config,
     stores: &Stores,
-    tenants: &Arc<dyn TenantStore>,
+    (tenants, uses): (&Arc<dyn TenantStore>, &Arc<KeyUses>),
     nodes: &Arc<NodeRegistry>,
     key: &TokenKey,
     closing: &CancellationToken,
@@ -213,7 +227,7 @@ fn assemble(
     let env = Env::system();
     let tokens = Arc::new(TokenSigner::new(key, env.clone()));
     let agents = Arc::new(SqlVoiceAgentStore::new(stores.database.clone()));
-    let authenticator = Authenticator::new(tenants.clone(), tokens.clone(), env.clone());
+    let authenticator = Authenticator::new(tenants.clone(), tokens.clone(), uses.clone(), env.clone());
     let calls = Calls::new(Rooms {
         agents: agents.clone(),
         tenants: tenants.clone(),
@@ -232,7 +246,7 @@ fn assemble(
         tenants: Tenants::new(tenants.clone(), env),
         closing: closing.clone(),
     };
-    (api, Gate::new(authenticator, config.rpc.clone()))
+    (api, Gate::new(authenticator, RateLimits::new(stores.rates.clone()), config.rpc.clone()))
 }
 
 fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {

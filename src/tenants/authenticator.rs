@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{TenantStore, TokenSigner, token};
+use super::{KeyUses, TenantStore, TokenSigner, token};
 use crate::domain::{
     Env, Error, Result,
     error::CredentialFault,
     principal::{KeyPrincipal, Principal},
+    rate::Rate,
     tenant::KeySecret,
 };
 
@@ -14,12 +15,13 @@ use crate::domain::{
 pub struct Authenticator {
     tenants: Arc<dyn TenantStore>,
     tokens: Arc<TokenSigner>,
+    uses: Arc<KeyUses>,
     env: Env,
 }
 
 impl Authenticator {
-    pub fn new(tenants: Arc<dyn TenantStore>, tokens: Arc<TokenSigner>, env: Env) -> Self {
-        Self { tenants, tokens, env }
+    pub fn new(tenants: Arc<dyn TenantStore>, tokens: Arc<TokenSigner>, uses: Arc<KeyUses>, env: Env) -> Self {
+        Self { tenants, tokens, uses, env }
     }
 
     /// Reads what came behind `authorization: Bearer`.
@@ -29,15 +31,18 @@ impl Authenticator {
             return self.tokens.verify(bearer).map(Principal::Call);
         }
         let invalid = || Error::Unauthenticated(CredentialFault::Invalid);
-        let secret = KeySecret::parse(bearer).ok_or_else(invalid)?;
-        let key = self.tenants.key_by_hash(secret.hash()).await?.ok_or_else(invalid)?;
-        key.check(self.env.now()).map_err(Error::Unauthenticated)?;
+        let secret = KeySecret::parse(bearer).ok_or_else(invalid)?.hash();
+        let (key, now) = (self.tenants.key_by_hash(secret).await?.ok_or_else(invalid)?, self.env.now());
+        key.check(secret, now).map_err(Error::Unauthenticated)?;
+        self.uses.note(&key, now);
         Ok(Principal::Key(KeyPrincipal {
             tenant: key.tenant,
             key: key.id,
             prefix: key.prefix,
+            secret,
             scopes: key.scopes,
             sandbox: key.sandbox,
+            rate: Rate::per_minute(key.rate_limit_per_min),
         }))
     }
 }

@@ -10,7 +10,35 @@ pub(super) mod voice_agent;
 
 use std::str::FromStr;
 
-use crate::domain::violations::{Fault, Violations};
+use crate::domain::{
+    page::{Cursor, Page},
+    violations::{Fault, Violations},
+};
+
+/// Of the items of one page; a message has 256 KiB, and the largest item some 80.
+const PAGE_MAX_BYTES: usize = 200 * 1024;
+/// Tag and length of one item in its page.
+const ITEM_FRAME_BYTES: usize = 5;
+
+/// As much of the page as one message holds; where it stops short, the next page starts there.
+pub(super) fn write_page<T, M: prost::Message>(
+    page: &Page<T>,
+    write: impl Fn(&T) -> M,
+    cursor: impl Fn(&T) -> Cursor,
+) -> (Vec<M>, Option<Cursor>) {
+    let mut budget = PAGE_MAX_BYTES;
+    let fits = |item: &M| budget.checked_sub(item.encoded_len() + ITEM_FRAME_BYTES).map(|rest| budget = rest).is_some();
+    let mut items: Vec<_> = page.items.iter().map(&write).take_while(fits).collect();
+    if items.is_empty() {
+        // One alone always fits into a message.
+        items.extend(page.items.first().map(&write));
+    }
+    let next = match items.len().checked_sub(1).and_then(|last| page.items.get(last)) {
+        Some(last) if items.len() < page.items.len() => Some(cursor(last)),
+        _ => page.next,
+    };
+    (items, next)
+}
 
 /// Pairs the variants of a domain enum with those of its wire enum, both ways.
 macro_rules! wire_enum {

@@ -5,6 +5,7 @@
 
 mod database;
 mod operation_store;
+mod rate_limiter;
 mod session_store;
 mod slot_fixture;
 mod slot_model;

@@ -60,7 +60,14 @@ impl Fixture for Redis {
 
 /// Microseconds, in both directions.
 #[derive(Debug)]
-struct SteppedClock(AtomicI64);
+pub(crate) struct SteppedClock(pub(crate) AtomicI64);
+
+impl SteppedClock {
+    pub(crate) fn start() -> Self {
+        let start: Timestamp = "2026-11-21T10:00:00Z".parse().expect("RFC 3339");
+        Self(AtomicI64::new(start.as_micros()))
+    }
+}
 
 impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
@@ -76,8 +83,7 @@ pub(crate) struct Memory {
 
 impl Fixture for Memory {
     fn start() -> Self {
-        let start: Timestamp = "2026-11-21T10:00:00Z".parse().expect("RFC 3339");
-        let clock = Arc::new(SteppedClock(AtomicI64::new(start.as_micros())));
+        let clock = Arc::new(SteppedClock::start());
         Self { store: Arc::new(MemorySlotStore::new(clock.clone())), clock }
     }
 

@@ -25,7 +25,7 @@ use voxgate::{
 use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, secs};
 use crate::harness::{process::free_port, redis::PrivateRedis};
 
-async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
+pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
     let client = redis::Client::open(server.url().expose_secret()).expect("a URL");
     let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
     redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.expect("it obeys")
