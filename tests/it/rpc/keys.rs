@@ -259,3 +259,28 @@ async fn a_replica_that_stops_writes_the_last_uses_that_it_knows_of() {
     let elsewhere = World { operator: world.through(&second.addr).caller.with(&first.admin_key), ..world };
     assert!(listed(&elsewhere, &key.id).await.last_used_at.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_use_that_could_not_be_written_is_written_when_the_database_is_back() {
+    let mut postgres = postgres::PrivatePostgres::start();
+    let redis = redis::PrivateRedis::shared().url();
+    let server = TestServer::production(&postgres.database(), redis.expose_secret());
+    let world = World::on(&server.addr, &server.admin_key).await;
+    let (key, secret) = new_key(&world).await;
+    assert!(works(&world, &secret).await);
+    postgres.stop();
+    // The outage must outlast the first attempt to write it, five seconds after the one before.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    postgres.start_again();
+    let started = Instant::now();
+    let request = ListApiKeysRequest { tenant_id: Some(world.tenant.clone()), ..ListApiKeysRequest::default() };
+    loop {
+        assert!(started.elapsed() < PATIENCE, "the use was forgotten");
+        let page = world.operator.tenants().list_api_keys(request.clone()).await;
+        let keys = page.map(|page| page.into_inner().api_keys).unwrap_or_default();
+        if keys.iter().any(|listed| listed.id == key.id && listed.last_used_at.is_some()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
