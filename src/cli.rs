@@ -164,7 +164,7 @@ impl Cli {
 
 async fn tenant(config: &Config, command: TenantCommand) -> anyhow::Result<()> {
     let TenantCommand::Create { name, default_ws_url, max_concurrent } = command;
-    let draft = TenantDraft { name: Some(name), default_ws_url, max_concurrent };
+    let draft = TenantDraft { name: Some(name), default_ws_url, max_concurrent, ..TenantDraft::default() };
     let tenant = Tools::new(config)?.create_tenant(draft).await?;
     say(&format!("{} {}", tenant.id, tenant.name))
 }

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 pub use self::tls::{ClientCerts, TlsSettings};
 use crate::{
-    admission::RedisSettings, agents::CacheSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings,
+    agents::CacheSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings, redis::RedisSettings,
     tenants::MeshSettings,
 };
 

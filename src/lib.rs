@@ -3,11 +3,12 @@
 //! The map of the house; arrows are imports, and there are no others:
 //!
 //! ```text
-//! domain ← db ← {agents, admission, control, sessions, tenants, nodes} ← calls ← grpc ← server ← cli ← main
+//! domain ← {db, redis} ← {agents, admission, control, sessions, tenants, nodes} ← calls ← grpc ← server ← cli ← main
 //! ```
 //!
-//! `domain` is pure. Each room in the middle owns one trait and its back-ends. `calls` joins them into the life
-//! of a call, `grpc` puts it on the wire, and `server` is where concrete back-ends are chosen.
+//! `domain` is pure, `db` and `redis` are the ways to the servers. Each room in the middle owns one trait and its
+//! back-ends. `calls` joins them into the life of a call, `grpc` puts it on the wire, and `server` is where concrete
+//! back-ends are chosen.
 
 pub mod admission;
 pub mod agents;
@@ -21,6 +22,7 @@ pub mod grpc;
 pub mod node_sim;
 pub mod nodes;
 pub mod proto;
+pub mod redis;
 pub mod server;
 pub mod sessions;
 pub mod telemetry;

@@ -34,6 +34,8 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_counter!("voxgate_lease_renewals_total", "Leases presented for renewal, by fate.");
     metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
     metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
+    let fallbacks = "Requests whose rate was limited by this replica alone, since Redis did not answer.";
+    metrics::describe_counter!("voxgate_rate_limit_fallbacks_total", fallbacks);
     metrics::describe_counter!("voxgate_connections_refused_total", "Connections closed at accept, over the limit.");
     metrics::describe_counter!("voxgate_connections_garbled_total", "Connections closed: not what this port speaks.");
     metrics::describe_counter!("voxgate_tls_handshakes_failed_total", "TLS handshakes that failed otherwise.");

@@ -19,7 +19,7 @@ const MAX_FILE_LINES: usize = 400;
 /// Rooms from the ground up. A room imports from rows above its own in this list, never from a room beside it.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["db"],
+    &["db", "redis"],
     &["admission", "agents", "control", "nodes", "sessions", "tenants"],
     &["calls"],
     &["proto"],
@@ -405,10 +405,10 @@ fn is_backend(word: &str) -> bool {
 }
 
 fn backends_named_elsewhere(sources: &[Source]) -> Vec<String> {
-    // What `db` offers is what the rooms' back-ends are made of.
+    // What `db` and `redis` offer is what the rooms' back-ends are made of.
     let homes: BTreeSet<(String, String)> = sources
         .iter()
-        .filter(|it| it.room() != "db")
+        .filter(|it| !["db", "redis"].contains(&it.room()))
         .flat_map(|source| {
             let code = source.code();
             let all: Vec<_> = words(&code).map(|(_, word)| word).collect();

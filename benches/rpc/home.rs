@@ -8,6 +8,7 @@ use std::{
 };
 
 use secrecy::ExposeSecret as _;
+use voxgate::domain::tenant::RATE_LIMIT_PER_MIN_MAX;
 
 use super::{
     harness::{
@@ -85,7 +86,9 @@ impl Home {
         answer(voxgate(&["migrate"]));
         answer(voxgate(&["tenant", "create", "--name", "bench"]));
         // Not the sandbox key of `dev`, whose calls the simulated node would host: no home has a node here.
-        let key = answer(voxgate(&["key", "create", "--tenant", "bench", "--name", "bench", "--scopes", "all"]));
+        let most = RATE_LIMIT_PER_MIN_MAX.to_string();
+        let key = ["key", "create", "--tenant", "bench", "--name", "bench", "--scopes", "all"];
+        let key = answer(voxgate(&[&key[..], &["--rate-limit-per-min", &most]].concat()));
         let serve = voxgate(&[command]);
         Self { title, key, addr, service: Process::start(dir, &serve), _redis: redis, _postgres: postgres }
     }

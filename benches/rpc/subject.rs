@@ -1,10 +1,10 @@
-//! The service as the client sees it: four connections, two voice agents, and a count of every answer.
+//! The service as the client sees it: four connections, two voice agents, keys in turn, a count of every answer.
 
 use std::{
     net::SocketAddr,
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,15 +15,23 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-use voxgate::proto::v1::{
-    AcquireSlotRequest, CreateVoiceAgentRequest, GetUsageRequest, ReleaseSlotRequest, VoiceAgent,
-    admission_service_client::AdmissionServiceClient, voice_agent_service_client::VoiceAgentServiceClient,
+use tonic_types::StatusExt as _;
+use voxgate::{
+    domain::tenant::RATE_LIMIT_PER_MIN_MAX,
+    proto::v1::{
+        AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetUsageRequest, ReleaseSlotRequest,
+        VoiceAgent, admission_service_client::AdmissionServiceClient, tenant_service_client::TenantServiceClient,
+        voice_agent_service_client::VoiceAgentServiceClient,
+    },
 };
 
 /// Connections of the client.
 pub(crate) const CONNECTIONS: usize = 4;
 /// The most that an agent may have.
 pub(crate) const AGENT_LIMIT: i32 = 10_000;
+/// Used in turn: one may do 1,666 requests a second, so all of them 213,000, and each takes its share of the limiter's
+/// work.
+const KEYS: usize = 128;
 /// The longest lease: none may run out in a cell.
 const LEASE_SECONDS: i64 = 300;
 /// Until a service that was just started must serve.
@@ -34,7 +42,9 @@ type Key = MetadataValue<Ascii>;
 /// The service under measurement.
 pub(crate) struct Subject {
     lanes: Vec<Channel>,
-    key: Key,
+    keys: Vec<Key>,
+    /// How many requests were signed.
+    signed: AtomicUsize,
     /// Has room for everyone.
     open_agent: String,
     /// Has room for one call.
@@ -107,10 +117,15 @@ impl Subject {
         for _ in 0..CONNECTIONS {
             lanes.push(endpoint.connect().await.expect("a connection"));
         }
-        let key: Key = format!("Bearer {key}").parse().expect("a header's value");
+        let key = bearer(key);
         let open_agent = create_agent(&lanes[0], &key, AGENT_LIMIT).await;
         let full_agent = create_agent(&lanes[0], &key, 1).await;
-        Self { lanes, key, open_agent, full_agent, calls: AtomicU64::new(0), tally: Tally::default() }
+        let mut keys = Vec::new();
+        for _ in 0..KEYS {
+            keys.push(create_key(&lanes[0], &key).await);
+        }
+        let (signed, calls) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { lanes, keys, signed, open_agent, full_agent, calls, tally: Tally::default() }
     }
 
     /// The connection of the `index`th worker.
@@ -154,8 +169,13 @@ impl Subject {
     }
 
     fn signed<T>(&self, message: T) -> Request<T> {
-        signed(message, &self.key)
+        let turn = self.signed.fetch_add(1, Ordering::Relaxed);
+        signed(message, &self.keys[turn % self.keys.len()])
     }
+}
+
+fn bearer(secret: &str) -> Key {
+    format!("Bearer {secret}").parse().expect("a header's value")
 }
 
 fn signed<T>(message: T, key: &Key) -> Request<T> {
@@ -201,7 +221,7 @@ impl Lane<'_> {
     pub(crate) async fn be_denied(&mut self) {
         let subject = self.subject;
         match self.try_acquire(&subject.full_agent).await {
-            Err(status) if status.code() == Code::ResourceExhausted => count(&subject.tally.denied),
+            Err(status) if is_full(&status) => count(&subject.tally.denied),
             Err(status) => subject.tally.failure("AcquireSlot of a full agent", &status),
             Ok(_) => subject.tally.error("AcquireSlot of a full agent was granted"),
         }
@@ -230,6 +250,12 @@ impl Lane<'_> {
     }
 }
 
+/// A rate limit is no denial: nobody looked at the slots for it.
+fn is_full(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    status.code() == Code::ResourceExhausted && info.is_some_and(|info| info.reason == "MAX_CONCURRENT_EXCEEDED")
+}
+
 async fn until_it_serves(endpoint: &Endpoint) {
     loop {
         if let Ok(channel) = endpoint.connect().await {
@@ -253,4 +279,15 @@ async fn create_agent(channel: &Channel, key: &Key, limit: i32) -> String {
     let request = CreateVoiceAgentRequest { voice_agent: Some(agent), ..CreateVoiceAgentRequest::default() };
     let answer = VoiceAgentServiceClient::new(channel.clone()).create_voice_agent(signed(request, key)).await;
     answer.expect("the agent is created").into_inner().id
+}
+
+async fn create_key(channel: &Channel, key: &Key) -> Key {
+    let request = CreateApiKeyRequest {
+        name: "bench".to_owned(),
+        scopes: vec!["slots:acquire".to_owned()],
+        rate_limit_per_min: i32::try_from(RATE_LIMIT_PER_MIN_MAX).ok(),
+        ..CreateApiKeyRequest::default()
+    };
+    let answer = TenantServiceClient::new(channel.clone()).create_api_key(signed(request, key)).await;
+    bearer(&answer.expect("the key is created").into_inner().secret)
 }

@@ -15,10 +15,7 @@ mod redis;
 
 use async_trait::async_trait;
 
-pub use self::{
-    memory::MemorySlotStore,
-    redis::{RedisSettings, RedisSlotStore},
-};
+pub use self::{memory::MemorySlotStore, redis::RedisSlotStore};
 use crate::domain::{
     Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},

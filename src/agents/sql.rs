@@ -3,6 +3,8 @@
 mod revisions;
 mod rows;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult,
@@ -16,7 +18,7 @@ use crate::{
     db::{
         Connection, Database, Prepared, missing, query,
         schema::{sessions, tenants, voice_agent_create_requests as requests, voice_agents as agents},
-        types::Uid,
+        types::{At, Uid},
     },
     domain::{
         Error, Result,
@@ -228,9 +230,14 @@ async fn fallback(conn: &mut Connection, tenant: TenantId, lock: Lock) -> Result
 }
 
 async fn pin(conn: &mut Connection, tenant: TenantId, id: Option<VoiceAgentId>, now: Timestamp) -> Result<()> {
-    let pin = (tenants::default_voice_agent_id.eq(id.map(Uid::from)), tenants::updated_at.eq(now));
-    let written = query!(conn, c => diesel::update(tenants::table.find(tenant)).set(pin).execute(c).await)?;
-    if written == 1 { Ok(()) } else { Err(Error::not_found(Resource::Tenant, tenant)) }
+    let pinned_at = match lock_tenant(conn, tenant).await? {
+        // The time of change is the version of the tenant's cap too: it never goes back.
+        Some(At(before)) => now.max(before.plus(Duration::from_micros(1))),
+        None => return Err(Error::not_found(Resource::Tenant, tenant)),
+    };
+    let pin = (tenants::default_voice_agent_id.eq(id.map(Uid::from)), tenants::updated_at.eq(pinned_at));
+    query!(conn, c => diesel::update(tenants::table.find(tenant)).set(pin).execute(c).await)?;
+    Ok(())
 }
 
 /// Notes that `request` makes `row`. An answer if an earlier one of the same id has made an agent already; a
@@ -333,6 +340,16 @@ async fn lock(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId) -> Quer
         Connection::Postgres(pg) => revision.for_update().first(&mut pg.session).await,
         // Its transactions exclude each other from their beginning.
         Connection::Sqlite(sqlite) => revision.first(sqlite).await,
+    }
+    .optional()
+}
+
+/// When the tenant was changed last. Until the transaction ends nobody else changes it; agents may still be made for it.
+async fn lock_tenant(conn: &mut Connection, tenant: TenantId) -> QueryResult<Option<At>> {
+    let changed_at = tenants::table.find(tenant).select(tenants::updated_at);
+    match conn {
+        Connection::Postgres(pg) => changed_at.for_no_key_update().first(&mut pg.session).await,
+        Connection::Sqlite(sqlite) => changed_at.first(sqlite).await,
     }
     .optional()
 }

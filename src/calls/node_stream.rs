@@ -15,6 +15,7 @@ use crate::{
         Error, Result,
         clock::Timestamp,
         error::CredentialFault,
+        hash::Sha256,
         ids::{ApiKeyId, CallId, LeaseId, OperationId},
         lease::{RENEW_MAX, Renewal, Renewed},
         node::{CallEvent, Hello, LiveCall, NodeAddress, Postbox as _, ToNode},
@@ -37,11 +38,10 @@ pub struct NodeStream {
 /// What opened the stream.
 #[derive(Debug)]
 enum Credential {
-    Key(ApiKeyId),
+    /// With the hash of the secret that was presented.
+    Key(ApiKeyId, Sha256),
     /// Who bears it is configuration and cannot change while the stream lasts; that it expires can.
-    Certificate {
-        not_after: Timestamp,
-    },
+    Certificate { not_after: Timestamp },
 }
 
 /// The answer to a Hello.
@@ -63,7 +63,7 @@ impl Calls {
         hello: Hello,
     ) -> Result<(NodeStream, Welcome, mpsc::Receiver<ToNode>)> {
         let credential = match principal {
-            Principal::Key(bearer) => Credential::Key(bearer.key),
+            Principal::Key(bearer) => Credential::Key(bearer.key, bearer.secret),
             Principal::Mesh(service) => Credential::Certificate { not_after: service.not_after },
             Principal::Call(_) => return Err(Error::ScopeRequired(Scope::NodesConnect)),
         };
@@ -131,8 +131,8 @@ impl NodeStream {
         let _ = self.worker.send(told).await;
     }
 
-    /// Waits until the stream's credential opens nothing any more, and answers why: what was revoked or has expired does
-    /// not keep a stream that it opened before.
+    /// Waits until the stream's credential opens nothing any more, and answers why: what was revoked, has
+    /// expired or was rotated away does not keep a stream that it opened before.
     pub async fn shut_out(&self) -> Error {
         loop {
             tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
@@ -144,15 +144,15 @@ impl NodeStream {
 
     /// While the database is away nothing is known against the key.
     async fn check_credential(&self) -> Result<()> {
-        let key = match self.credential {
-            Credential::Key(key) => key,
+        let (key, secret) = match self.credential {
+            Credential::Key(key, secret) => (key, secret),
             Credential::Certificate { not_after } if not_after < self.calls.env.now() => {
                 return Err(Error::Unauthenticated(CredentialFault::Expired));
             }
             Credential::Certificate { .. } => return Ok(()),
         };
         let fault = match self.calls.tenants.key(key).await {
-            Ok(Some(key)) => key.check(self.calls.env.now()),
+            Ok(Some(key)) => key.check(secret, self.calls.env.now()),
             Ok(None) => Err(CredentialFault::Invalid),
             Err(Error::Unavailable(..)) => Ok(()),
             Err(error) => return Err(error),

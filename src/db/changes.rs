@@ -4,7 +4,7 @@
 //! writer can forget it. A connection of its own listens. While it is away notices are lost; when it is back, whoever
 //! keeps rows in memory is told to doubt everything. SQLite has one process that serves, which knows what it changed.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
@@ -38,6 +38,31 @@ pub enum Change {
     Anything,
 }
 
+/// Whoever keeps rows in memory, to be told what has changed.
+#[derive(Clone)]
+pub struct Listener(Arc<dyn Fn(Change) + Send + Sync>);
+
+impl Listener {
+    pub fn new(hear: impl Fn(Change) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    /// For one-off work, which keeps nothing.
+    pub fn nobody() -> Self {
+        Self::new(|_| {})
+    }
+
+    pub fn tell(&self, change: Change) {
+        (self.0)(change);
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 impl Change {
     fn parse(payload: &str) -> Option<Self> {
         let mut words = payload.split(' ');
@@ -52,13 +77,13 @@ impl Change {
 }
 
 impl Database {
-    /// Tells of every change until `stop`.
-    pub async fn tell_changes(&self, tell: impl Fn(Change), stop: CancellationToken) {
+    /// Tells `listener` of every change until `stop`.
+    pub async fn tell_changes(&self, listener: Listener, stop: CancellationToken) {
         let Manager::Postgres { config, .. } = self.pool.manager() else { return };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Err(error) = listen(config, &tell) => {
+                Err(error) = listen(config, &listener) => {
                     tracing::warn!(error = %error, "changes by other replicas are noticed late: not listening");
                     metrics::counter!("voxgate_change_listeners_lost_total").increment(1);
                 }
@@ -71,7 +96,7 @@ impl Database {
     }
 }
 
-async fn listen(config: &tokio_postgres::Config, tell: &impl Fn(Change)) -> Result<(), Internal> {
+async fn listen(config: &tokio_postgres::Config, listener: &Listener) -> Result<(), Internal> {
     let (client, mut connection) = config.connect(NoTls).await.map_err(Internal::new)?;
     let (notices, mut noticed) = mpsc::channel(BUFFER);
     // Ends with the connection, and the connection with the client.
@@ -86,14 +111,14 @@ async fn listen(config: &tokio_postgres::Config, tell: &impl Fn(Change)) -> Resu
         }
     });
     client.batch_execute("LISTEN voxgate").await.map_err(Internal::new)?;
-    tell(Change::Anything);
+    listener.tell(Change::Anything);
     let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK_EVERY, ASK_EVERY);
     loop {
         tokio::select! {
             notice = noticed.recv() => {
                 let notice = notice.ok_or_else(|| Internal::new("the connection was lost"))?;
                 // A word that this binary does not know is a newer one's.
-                tell(Change::parse(notice.payload()).unwrap_or(Change::Anything));
+                listener.tell(Change::parse(notice.payload()).unwrap_or(Change::Anything));
             }
             _ = ask.tick() => is_alive(&client).await?,
         }

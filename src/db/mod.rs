@@ -28,7 +28,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tracing::Instrument as _;
 
-pub use self::changes::Change;
+pub use self::changes::{Change, Listener};
 use self::{connection::Manager, error::unavailable};
 pub(crate) use self::{
     connection::{Connection, query},

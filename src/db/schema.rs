@@ -34,6 +34,8 @@ table! {
         expires_at -> Nullable<Moment>,
         revoked_at -> Nullable<Moment>,
         last_used_at -> Nullable<Moment>,
+        previous_hash -> Nullable<Binary>,
+        previous_expires_at -> Nullable<Moment>,
     }
 }
 

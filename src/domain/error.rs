@@ -9,6 +9,7 @@ use std::{fmt, time::Duration};
 use super::{
     ids::{CallId, IdempotencyKey, NodeId, OperationId, SessionId, TenantId, VoiceAgentId},
     lease::Denial,
+    rate::{Rate, RateScope},
     session::Outcome,
     tenant::Scope,
     violations::{Fault, Violations},
@@ -44,6 +45,7 @@ words!(
         IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED",
         CallAlreadyAdmitted = "CALL_ALREADY_ADMITTED",
         MaxConcurrentExceeded = "MAX_CONCURRENT_EXCEEDED",
+        RateLimited = "RATE_LIMITED",
         EtagMismatch = "ETAG_MISMATCH",
         IdempotencyInProgress = "IDEMPOTENCY_IN_PROGRESS",
         SlotStoreUnavailable = "SLOT_STORE_UNAVAILABLE",
@@ -96,6 +98,8 @@ pub enum Error {
     CallAlreadyAdmitted { call: CallId, agent: VoiceAgentId },
     #[error("no slot is free: the limit of the {} binds", .0.binding.as_str())]
     MaxConcurrentExceeded(Box<Denial>),
+    #[error("more requests than the rate limit of the {} allows", .scope.in_words())]
+    RateLimited { scope: RateScope, rate: Rate, retry_after: Duration },
     #[error("the voice agent has changed since the etag was read")]
     EtagMismatch { current: String },
     #[error("the first request with this idempotency key is still running")]
@@ -250,6 +254,7 @@ impl Error {
             Self::IdempotencyKeyReused { .. } => Reason::IdempotencyKeyReused,
             Self::CallAlreadyAdmitted { .. } => Reason::CallAlreadyAdmitted,
             Self::MaxConcurrentExceeded(_) => Reason::MaxConcurrentExceeded,
+            Self::RateLimited { .. } => Reason::RateLimited,
             Self::EtagMismatch { .. } => Reason::EtagMismatch,
             Self::IdempotencyInProgress { .. } => Reason::IdempotencyInProgress,
             Self::NodeUnreachable { .. } => Reason::NodeUnreachable,
@@ -300,6 +305,11 @@ impl Error {
                 vec![("call_id", call.to_string()), ("voice_agent_id", agent.to_string())]
             }
             Self::MaxConcurrentExceeded(denial) => denial.metadata(),
+            Self::RateLimited { scope, rate, .. } => vec![
+                ("scope", scope.as_str().to_owned()),
+                ("limit", rate.limit().to_string()),
+                ("window_seconds", rate.window().as_secs().to_string()),
+            ],
             Self::EtagMismatch { current } => vec![("etag", current.clone())],
             Self::NodeUnreachable { call, node } => {
                 let node = node.as_ref().map(|node| ("node_id", node.to_string()));
@@ -325,6 +335,7 @@ impl Error {
                 let (floor, ceiling) = (Duration::from_millis(250), Duration::from_secs(5));
                 Some(denial.next_expiry_in.clamp(floor, ceiling))
             }
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
             Self::IdempotencyInProgress { .. } => Some(Duration::from_millis(200)),
             Self::NodeUnreachable { .. } => Some(Duration::from_secs(2)),
             Self::Unavailable(_, _) => Some(Duration::from_millis(500)),

@@ -15,6 +15,7 @@ pub mod node;
 pub mod number;
 pub mod page;
 pub mod principal;
+pub mod rate;
 pub mod session;
 pub mod tenant;
 pub mod text;

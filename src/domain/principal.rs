@@ -1,9 +1,13 @@
 //! Who is calling.
 
+use uuid::Uuid;
+
 use super::{
     clock::Timestamp,
     error::{Error, Result},
+    hash::Sha256,
     ids::{ApiKeyId, CallId, SessionId, TenantId},
+    rate::{Rate, RateScope, Subject},
     tenant::{Scope, Scopes},
 };
 
@@ -21,8 +25,11 @@ pub struct KeyPrincipal {
     pub tenant: TenantId,
     pub key: ApiKeyId,
     pub prefix: String,
+    /// The hash of the secret that was presented: of two that are good, one ends before the other.
+    pub secret: Sha256,
     pub scopes: Scopes,
     pub sandbox: bool,
+    pub rate: Rate,
 }
 
 /// A service of the mesh, known by its certificate.
@@ -46,6 +53,14 @@ pub struct CallPrincipal {
     pub session: SessionId,
     pub fence: i64,
     pub jti: String,
+}
+
+impl MeshPrincipal {
+    /// Names it where an id of 128 bits is asked for.
+    fn rate_id(&self) -> Uuid {
+        let digest = Sha256::of(format!("{}|{}", self.tenant, self.identity));
+        digest.as_bytes().first_chunk().map_or(Uuid::nil(), |half| Uuid::from_bytes(*half))
+    }
 }
 
 impl Principal {
@@ -83,6 +98,18 @@ impl Principal {
         if self.has(scope) { Ok(()) } else { Err(Error::ScopeRequired(scope)) }
     }
 
+    /// What the caller's requests are counted against; a callback token's are counted a call.
+    pub fn rate(&self) -> Option<(Subject, Rate)> {
+        match self {
+            Self::Key(key) => Some((Subject { scope: RateScope::ApiKey, id: *key.key.as_uuid() }, key.rate)),
+            Self::Mesh(service) => {
+                let subject = Subject { scope: RateScope::MeshIdentity, id: service.rate_id() };
+                Some((subject, Rate::per_minute(service.rate_limit_per_min)))
+            }
+            Self::Call(_) => None,
+        }
+    }
+
     pub const fn sandbox(&self) -> bool {
         match self {
             Self::Key(key) => key.sandbox,
@@ -102,7 +129,15 @@ mod tests {
         let env = Env::system();
         let (tenant, scopes) = (TenantId::new(&env), [Scope::EventsRead].into_iter().collect());
         let prefix = "vg_test_ab12".to_owned();
-        let key = KeyPrincipal { tenant, key: ApiKeyId::new(&env), prefix, scopes, sandbox: true };
+        let key = KeyPrincipal {
+            tenant,
+            key: ApiKeyId::new(&env),
+            prefix,
+            secret: Sha256::of("secret"),
+            scopes,
+            sandbox: true,
+            rate: Rate::per_minute(1),
+        };
         let service = MeshPrincipal {
             tenant,
             identity: "spiffe://mesh/flow".into(),

@@ -1,6 +1,6 @@
 //! Tenants and their keys.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{
     clock::{Env, Timestamp},
@@ -15,6 +15,9 @@ use super::{
 pub const RATE_LIMIT_PER_MIN_DEFAULT: u32 = 600;
 pub const RATE_LIMIT_PER_MIN_MAX: u32 = 100_000;
 pub const TENANT_MAX_CONCURRENT_MAX: u32 = 1_000_000;
+/// How long a secret works on after its rotation.
+pub const GRACE_PERIOD_DEFAULT: Duration = Duration::from_hours(24);
+pub const GRACE_PERIOD_MAX: Duration = Duration::from_hours(30 * 24);
 const NAME_MAX_CHARS: usize = 200;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +37,65 @@ pub struct Tenant {
 pub struct TenantDraft {
     pub name: Option<String>,
     pub default_ws_url: Option<String>,
+    /// Whether there is such an agent is for the store to find out.
+    pub default_voice_agent_id: Option<VoiceAgentId>,
     pub max_concurrent: Option<i32>,
+}
+
+words!(
+    /// The paths that an `update_mask` may name.
+    TenantField {
+        Name = "name",
+        DefaultWsUrl = "default_ws_url",
+        DefaultVoiceAgentId = "default_voice_agent_id",
+        MaxConcurrent = "max_concurrent",
+    }
+);
+
+impl TenantDraft {
+    /// Takes `field` over from `patch`, absent values included.
+    fn overlay(&mut self, patch: &Self, field: TenantField) {
+        match field {
+            TenantField::Name => self.name.clone_from(&patch.name),
+            TenantField::DefaultWsUrl => self.default_ws_url.clone_from(&patch.default_ws_url),
+            TenantField::DefaultVoiceAgentId => self.default_voice_agent_id = patch.default_voice_agent_id,
+            TenantField::MaxConcurrent => self.max_concurrent = patch.max_concurrent,
+        }
+    }
 }
 
 impl Tenant {
     pub fn create(env: &Env, draft: TenantDraft) -> Result<Self, Violations> {
+        let now = env.now();
+        Self::parse(draft, TenantId::new(env), now, now)
+    }
+
+    /// This tenant with `fields` taken from `patch`; a field absent there goes back to its default.
+    pub fn patched(&self, patch: &TenantDraft, fields: &[TenantField], now: Timestamp) -> Result<Self, Violations> {
+        let mut draft = TenantDraft {
+            name: Some(self.name.clone()),
+            default_ws_url: self.default_ws_url.clone(),
+            default_voice_agent_id: self.default_voice_agent_id,
+            max_concurrent: i32::try_from(self.max_concurrent).ok(),
+        };
+        for field in fields {
+            draft.overlay(patch, *field);
+        }
+        Self::parse(draft, self.id, self.created_at, self.changed_at(now))
+    }
+
+    /// The time of a change at `now`. Later than the last one's whatever the replicas' clocks say: the newest cap is
+    /// told by it.
+    pub fn changed_at(&self, now: Timestamp) -> Timestamp {
+        now.max(self.updated_at.plus(Duration::from_micros(1)))
+    }
+
+    fn parse(
+        draft: TenantDraft,
+        id: TenantId,
+        created_at: Timestamp,
+        updated_at: Timestamp,
+    ) -> Result<Self, Violations> {
         let mut faults = Violations::default();
         let name = faults.take(
             "name",
@@ -54,16 +111,15 @@ impl Tenant {
                 .filter(|value| *value <= TENANT_MAX_CONCURRENT_MAX)
                 .ok_or_else(|| Fault::new(format!("must be 0 (no cap) to {TENANT_MAX_CONCURRENT_MAX}")))
         });
-        let now = env.now();
         let tenant = (|| {
             Some(Self {
-                id: TenantId::new(env),
+                id,
                 name: name?,
                 default_ws_url: default_ws_url?,
-                default_voice_agent_id: None,
+                default_voice_agent_id: draft.default_voice_agent_id,
                 max_concurrent: max_concurrent?,
-                created_at: now,
-                updated_at: now,
+                created_at,
+                updated_at,
             })
         })();
         faults.into_result(tenant)
@@ -128,6 +184,13 @@ impl fmt::Debug for Scopes {
     }
 }
 
+/// The secret before the last rotation, which works on for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreviousSecret {
+    pub hash: Sha256,
+    pub expires_at: Timestamp,
+}
+
 /// A key as it is kept: everything but the secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
@@ -137,6 +200,7 @@ pub struct ApiKey {
     /// Enough of the secret to tell keys apart, and no more.
     pub prefix: String,
     pub hash: Sha256,
+    pub previous: Option<PreviousSecret>,
     pub scopes: Scopes,
     pub sandbox: bool,
     pub rate_limit_per_min: u32,
@@ -157,9 +221,9 @@ pub struct ApiKeyDraft {
 }
 
 impl ApiKey {
-    /// Whether the key opens anything at `now`. A revoked one is answered like one that never was: its bearer may be a
-    /// thief.
-    pub fn check(&self, now: Timestamp) -> Result<(), CredentialFault> {
+    /// Whether the key opens anything at `now`, whatever its secret. A revoked one is answered like one that never
+    /// was: its bearer may be a thief.
+    pub fn check_lifetime(&self, now: Timestamp) -> Result<(), CredentialFault> {
         if self.revoked_at.is_some() {
             return Err(CredentialFault::Invalid);
         }
@@ -167,6 +231,19 @@ impl ApiKey {
             return Err(CredentialFault::Expired);
         }
         Ok(())
+    }
+
+    /// Whether the secret of this hash opens anything at `now`.
+    pub fn check(&self, secret: Sha256, now: Timestamp) -> Result<(), CredentialFault> {
+        self.check_lifetime(now)?;
+        if secret == self.hash {
+            return Ok(());
+        }
+        match self.previous.filter(|previous| previous.hash == secret) {
+            Some(previous) if previous.expires_at > now => Ok(()),
+            Some(_) => Err(CredentialFault::Expired),
+            None => Err(CredentialFault::Invalid),
+        }
     }
 
     /// Mints a key; the secret is in the answer and nowhere else.
@@ -197,6 +274,7 @@ impl ApiKey {
                 name: name?,
                 prefix: secret.prefix().to_owned(),
                 hash: secret.hash(),
+                previous: None,
                 scopes: scopes?,
                 sandbox: draft.sandbox,
                 rate_limit_per_min: rate_limit_per_min?,
@@ -220,7 +298,7 @@ impl KeySecret {
     /// `vg_live_` and eight digits.
     const PREFIX_CHARS: usize = 16;
 
-    fn mint(env: &Env, sandbox: bool) -> Self {
+    pub fn mint(env: &Env, sandbox: bool) -> Self {
         let kind = if sandbox { "vg_test_" } else { "vg_live_" };
         let body = format!("{kind}{}", hex(&env.bytes::<{ Self::RANDOM_BYTES }>()));
         let checksum = Self::checksum(&body);
@@ -264,7 +342,10 @@ impl fmt::Debug for KeySecret {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::domain::clock::{Clock as _, ManualClock, SystemEntropy};
 
     #[test]
     fn a_key_reads_back_and_a_mistyped_one_does_not() {
@@ -280,6 +361,48 @@ mod tests {
             assert!(KeySecret::parse(wrong).is_none(), "{wrong:?}");
         }
         assert!(!format!("{secret:?}").contains(&text[16..]));
+    }
+
+    fn rotated_key(grace: Duration) -> (ApiKey, [KeySecret; 3], Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
+        let env = Env { clock: clock.clone(), entropy: Arc::new(SystemEntropy) };
+        let draft = ApiKeyDraft { name: "k".into(), ..ApiKeyDraft::default() };
+        let (key, oldest) = ApiKey::mint(&env, TenantId::new(&env), &draft).expect("valid");
+        let [old, current] = [false; 2].map(|sandbox| KeySecret::mint(&env, sandbox));
+        let previous = Some(PreviousSecret { hash: old.hash(), expires_at: env.now().plus(grace) });
+        (ApiKey { hash: current.hash(), previous, ..key }, [oldest, old, current], clock)
+    }
+
+    #[test]
+    fn the_secret_before_the_last_works_until_its_grace_ends_and_an_older_one_not_at_all() {
+        let (key, [oldest, old, current], clock) = rotated_key(Duration::from_hours(24));
+        let check = |secret: &KeySecret| key.check(secret.hash(), clock.now());
+        assert_eq!((check(&current), check(&old)), (Ok(()), Ok(())));
+        assert_eq!(check(&oldest), Err(CredentialFault::Invalid));
+        clock.advance(Duration::from_hours(24) - Duration::from_micros(1));
+        assert_eq!((check(&current), check(&old)), (Ok(()), Ok(())));
+        clock.advance(Duration::from_micros(1));
+        assert_eq!((check(&current), check(&old)), (Ok(()), Err(CredentialFault::Expired)));
+    }
+
+    #[test]
+    fn a_revoked_or_expired_key_opens_nothing_by_either_secret() {
+        let (key, [_, old, current], clock) = rotated_key(Duration::from_hours(24));
+        let revoked = ApiKey { revoked_at: Some(clock.now()), ..key.clone() };
+        let expired = ApiKey { expires_at: Some(clock.now()), ..key };
+        for secret in [old, current] {
+            assert_eq!(revoked.check(secret.hash(), clock.now()), Err(CredentialFault::Invalid));
+            assert_eq!(expired.check(secret.hash(), clock.now()), Err(CredentialFault::Expired));
+        }
+    }
+
+    #[test]
+    fn every_change_of_a_tenant_is_later_than_the_one_before_whatever_the_clock_says() {
+        let (env, name) = (Env::system(), || TenantDraft { name: Some("Ada".into()), ..TenantDraft::default() });
+        let tenant = Tenant::create(&env, name()).expect("valid");
+        let before = tenant.updated_at.minus(Duration::from_hours(1));
+        let patched = tenant.patched(&name(), &[TenantField::Name], before).expect("valid");
+        assert!(patched.updated_at > tenant.updated_at && patched.created_at == tenant.created_at);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What all RPCs share, in the order in which it happens: the limit on requests in flight, the credential, the scope,
-//! the deadline, the panic's catch; and around it all the span and the metrics.
+//! What all RPCs share, in the order in which it happens: the limit on requests in flight, the credential, its rate,
+//! the scope, the deadline, the panic's catch; and around it all the span and the metrics.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use super::access;
 use crate::{
     domain::{Error, Result, certificate::ClientCertificate, error::Dependency, principal::Principal},
-    tenants::Authenticator,
+    tenants::{Authenticator, RateLimits},
 };
 
 /// Limits of RPCs.
@@ -68,15 +68,17 @@ pub struct Gate {
 #[derive(Debug)]
 struct Inner {
     authenticator: Authenticator,
+    rates: RateLimits,
     in_flight: Semaphore,
     settings: RpcSettings,
     refusing: AtomicBool,
 }
 
 impl Gate {
-    pub fn new(authenticator: Authenticator, settings: RpcSettings) -> Self {
+    pub fn new(authenticator: Authenticator, rates: RateLimits, settings: RpcSettings) -> Self {
         let in_flight = Semaphore::new(settings.max_in_flight);
-        Self { inner: Arc::new(Inner { authenticator, in_flight, settings, refusing: AtomicBool::new(false) }) }
+        let refusing = AtomicBool::new(false);
+        Self { inner: Arc::new(Inner { authenticator, rates, in_flight, settings, refusing }) }
     }
 
     /// Lets no new request in, and waits until those inside are answered.
@@ -160,6 +162,10 @@ impl Inner {
         let budget = self.budget(request.headers());
         let work = async {
             let principal = self.caller(request.headers(), request.extensions().get()).await?;
+            // Before the scope: a flood of requests that the key may not make is a flood too. A stream counts once.
+            if let Some((subject, rate)) = principal.rate() {
+                self.rates.check(subject, rate).await?;
+            }
             access.check(&principal)?;
             tracing::Span::current().record("tenant.id", tracing::field::display(principal.tenant()));
             request.extensions_mut().insert(principal);

@@ -9,7 +9,7 @@ use super::{
     convert::{
         agent_request::{
             Get, RevisionList, given, read_create, read_get, read_hints, read_id, read_list, read_revision_list,
-            read_rollback, read_update, write_page, write_revisions,
+            read_rollback, read_update, write_list, write_revisions,
         },
         behavior::read_preview,
         read_optional,
@@ -58,7 +58,7 @@ impl VoiceAgentService for Api {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let (filter, words, request) = read_list(message)?;
         let page = self.agents.list(principal.tenant(), &filter, request).await?;
-        Ok(Response::new(write_page(&page, &words)))
+        Ok(Response::new(write_list(&page, &words)))
     }
 
     async fn update_voice_agent(

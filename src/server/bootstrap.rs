@@ -7,23 +7,19 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Service, Stores,
-    rooms::{self, Rooms},
-    secrets,
-};
+use super::{Service, Stores, rooms::Rooms, secrets};
 use crate::{
     agents::{CacheSettings, Filter, Rewrapped},
     config::Config,
-    db::Database,
+    db::{Database, Listener},
     domain::{
         Env,
         page::PageRequest,
-        tenant::{ApiKeyDraft, KeySecret, Scope, Scopes, Tenant, TenantDraft},
+        tenant::{ApiKeyDraft, KeySecret, RATE_LIMIT_PER_MIN_MAX, Scope, Scopes, Tenant, TenantDraft},
         voice_agent::{Draft, Spec},
     },
     node_sim,
-    tenants::{TenantStore, Tenants},
+    tenants::{SqlTenantStore, TenantStore, Tenants},
 };
 
 const DEMO: &str = "demo";
@@ -47,7 +43,7 @@ impl Tools {
             Some(url) => Database::postgres(url, config.database).context("VOXGATE_DATABASE_URL")?,
             None => Stores::embedded(config)?.database,
         };
-        let tenants = rooms::tenants_on(&database, &config.cache, &Env::system()).0;
+        let tenants = Tenants::new(Arc::new(SqlTenantStore::new(database.clone())), Listener::nobody(), Env::system());
         Ok(Self { database, tenants })
     }
 
@@ -146,6 +142,8 @@ async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> 
         name: "dev".to_owned(),
         scopes: Scopes::all().iter().map(Scope::as_str).map(str::to_owned).collect(),
         sandbox: true,
+        // To be played with, and measured.
+        rate_limit_per_min: i32::try_from(RATE_LIMIT_PER_MIN_MAX).ok(),
         ..ApiKeyDraft::default()
     };
     let (_, secret) = tenants.create_key(tenant.id, draft, Scopes::all()).await?;
@@ -157,8 +155,8 @@ async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> 
 async fn kept_key(store: &Arc<dyn TenantStore>, key_file: &Path) -> anyhow::Result<Option<SecretString>> {
     let Ok(text) = std::fs::read_to_string(key_file) else { return Ok(None) };
     let Some(secret) = KeySecret::parse(text.trim()) else { return Ok(None) };
-    let key = store.key_by_hash(secret.hash()).await?;
-    Ok(key.filter(|key| key.revoked_at.is_none()).map(|_| SecretString::from(secret.reveal())))
+    let (key, now) = (store.key_by_hash(secret.hash()).await?, Env::system().now());
+    Ok(key.filter(|key| key.check(secret.hash(), now).is_ok()).map(|_| SecretString::from(secret.reveal())))
 }
 
 /// Readable by its owner alone, from its first byte on.

@@ -16,7 +16,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -41,8 +41,12 @@ use crate::{
     grpc::{Api, SERVICES, layers::Gate},
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
+    redis::Redis,
     sessions::SqlSessionStore,
-    tenants::{Authenticator, MeshIdentities, TenantStore, TokenKey, TokenSigner},
+    tenants::{
+        Authenticator, MemoryRateLimiter, MeshIdentities, RateLimiter, RateLimits, RedisRateLimiter, TenantStore,
+        TokenKey, TokenSigner,
+    },
 };
 
 /// How often health looks at the stores.
@@ -55,10 +59,11 @@ pub struct Stores {
     pub slots: Arc<dyn SlotStore>,
     /// Opens what the database keeps sealed.
     pub ring: Arc<KeyRing>,
+    pub rates: Arc<dyn RateLimiter>,
 }
 
 impl Stores {
-    /// SQLite in the data folder, and slots in this process.
+    /// SQLite in the data folder; slots and rates in this process.
     pub fn embedded(config: &Config) -> anyhow::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         // One that is there already has the mode that its owner chose.
@@ -69,7 +74,8 @@ impl Stores {
             .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
         let database = Database::sqlite(&config.data_dir.join("voxgate.db"))?;
         let slots = Arc::new(MemorySlotStore::new(Arc::new(SystemClock)));
-        Ok(Self { database, slots, ring: secrets::embedded(config)? })
+        let rates = Arc::new(MemoryRateLimiter::new(Arc::new(SystemClock)));
+        Ok(Self { database, slots, rates, ring: secrets::embedded(config)? })
     }
 
     /// Postgres and Redis.
@@ -87,10 +93,12 @@ impl Stores {
     }
 
     fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
+        let redis = Redis::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?;
         Ok(Self {
             ring: secrets::required(config)?,
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
-            slots: Arc::new(RedisSlotStore::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?),
+            slots: Arc::new(RedisSlotStore::new(redis.clone())),
+            rates: Arc::new(RedisRateLimiter::new(redis)),
         })
     }
 }
@@ -144,10 +152,7 @@ impl Service {
         let env = Env::system();
         let rooms = Rooms::on(&stores, &config.cache, &env);
         if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
-            let changes = {
-                let (database, on_change, closing) = (stores.database.clone(), rooms.on_change(), closing.clone());
-                tokio::spawn(async move { database.tell_changes(on_change, closing).await })
-            };
+            let upkeep = upkeep(&stores, &rooms, &closing);
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
@@ -177,7 +182,7 @@ impl Service {
                 server.await??;
                 calls.worked_off().await;
                 sweep.await?;
-                changes.await?;
+                upkeep.await?;
                 anyhow::Ok(watch.await?)
             };
             let cap = Duration::from_millis(config.listen.drain_cap_ms);
@@ -230,6 +235,15 @@ async fn sweep(calls: Calls, closing: CancellationToken) {
     calls.sweep_until(closing).await;
 }
 
+/// What goes on beside the requests until the end: hearing of other replicas' changes, and writing when keys were used.
+fn upkeep(stores: &Stores, rooms: &Rooms, closing: &CancellationToken) -> JoinHandle<()> {
+    let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
+    let closing = closing.clone();
+    tokio::spawn(async move {
+        tokio::join!(database.tell_changes(changes, closing.clone()), uses.write_until(closing));
+    })
+}
+
 fn assemble(
     config: &Config,
     stores: &Stores,
@@ -241,7 +255,7 @@ fn assemble(
     let env = Env::system();
     let tokens = Arc::new(TokenSigner::new(key, env.clone()));
     let mesh = MeshIdentities::parse(&config.mesh).map_err(crate::domain::Error::from)?;
-    let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), mesh, env.clone());
+    let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), mesh, rooms.uses, env.clone());
     let calls = Calls::new(calls::Rooms {
         agents: rooms.agents.clone(),
         tenants: rooms.directory,
@@ -255,7 +269,7 @@ fn assemble(
         env,
     });
     let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
-    Ok((api, Gate::new(authenticator, config.rpc.clone())))
+    Ok((api, Gate::new(authenticator, RateLimits::new(stores.rates.clone()), config.rpc.clone())))
 }
 
 fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {

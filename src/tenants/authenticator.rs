@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Directory, MeshIdentities, TokenSigner, token};
+use super::{Directory, KeyUses, MeshIdentities, TokenSigner, token};
 use crate::domain::{
     Env, Error, Result,
     certificate::ClientCertificate,
     error::CredentialFault,
     principal::{KeyPrincipal, Principal},
+    rate::Rate,
     tenant::KeySecret,
 };
 
@@ -16,12 +17,19 @@ pub struct Authenticator {
     tenants: Arc<Directory>,
     tokens: Arc<TokenSigner>,
     mesh: Arc<MeshIdentities>,
+    uses: Arc<KeyUses>,
     env: Env,
 }
 
 impl Authenticator {
-    pub fn new(tenants: Arc<Directory>, tokens: Arc<TokenSigner>, mesh: MeshIdentities, env: Env) -> Self {
-        Self { tenants, tokens, mesh: Arc::new(mesh), env }
+    pub fn new(
+        tenants: Arc<Directory>,
+        tokens: Arc<TokenSigner>,
+        mesh: MeshIdentities,
+        uses: Arc<KeyUses>,
+        env: Env,
+    ) -> Self {
+        Self { tenants, tokens, mesh: Arc::new(mesh), uses, env }
     }
 
     /// Knows a service by its certificate. The connection may be old, so its expiry is looked at each time.
@@ -36,15 +44,18 @@ impl Authenticator {
             return self.tokens.verify(bearer).map(Principal::Call);
         }
         let invalid = || Error::Unauthenticated(CredentialFault::Invalid);
-        let secret = KeySecret::parse(bearer).ok_or_else(invalid)?;
-        let key = self.tenants.key_by_hash(secret.hash()).await?.ok_or_else(invalid)?;
-        key.check(self.env.now()).map_err(Error::Unauthenticated)?;
+        let secret = KeySecret::parse(bearer).ok_or_else(invalid)?.hash();
+        let (key, now) = (self.tenants.key_by_hash(secret).await?.ok_or_else(invalid)?, self.env.now());
+        key.check(secret, now).map_err(Error::Unauthenticated)?;
+        self.uses.note(&key, now);
         Ok(Principal::Key(KeyPrincipal {
             tenant: key.tenant,
             key: key.id,
             prefix: key.prefix.clone(),
+            secret,
             scopes: key.scopes,
             sandbox: key.sandbox,
+            rate: Rate::per_minute(key.rate_limit_per_min),
         }))
     }
 }

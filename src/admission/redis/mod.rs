@@ -6,47 +6,29 @@
 //! Deliberately absent: retries. A caller whose reply was lost may ask again, because the call names the lease;
 //! this store cannot know whether the caller still wants to.
 
-mod connection;
 mod reply;
 mod scripts;
 
 use std::fmt;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{ScriptInvocation, Value, cmd};
-use secrecy::SecretString;
+use deadpool_redis::redis::{ScriptInvocation, Value};
 
-use self::{
-    connection::SharedConnection,
-    scripts::{AgentKeys, Scripts, TenantKeys},
-};
+use self::scripts::{AgentKeys, Scripts, TenantKeys};
 use super::SlotStore;
-use crate::domain::{
-    Error, Result,
-    ids::{CallId, LeaseId, TenantId, VoiceAgentId},
-    lease::{Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
+use crate::{
+    domain::{
+        Error, Result,
+        error::Dependency,
+        ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+        lease::{Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
+    },
+    redis::{Failure, Redis},
 };
-
-/// How long Redis may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RedisSettings {
-    /// Milliseconds that one command may take, default 500. A healthy Redis answers in one; longer than this and
-    /// the caller is better served by UNAVAILABLE while it can still try again.
-    pub command_timeout_ms: u64,
-    /// Milliseconds that connecting may take, default 1,000: name resolution and one lost packet's retransmission.
-    pub connect_timeout_ms: u64,
-}
-
-impl Default for RedisSettings {
-    fn default() -> Self {
-        Self { command_timeout_ms: 500, connect_timeout_ms: 1_000 }
-    }
-}
 
 /// [`SlotStore`] on one Redis (6.2 or later) of policy `noeviction`.
 pub struct RedisSlotStore {
-    redis: SharedConnection,
+    redis: Redis,
     scripts: Scripts,
 }
 
@@ -57,18 +39,12 @@ impl fmt::Debug for RedisSlotStore {
 }
 
 impl RedisSlotStore {
-    /// Connects with the first command, and again whenever that is necessary: a Redis that is down just now is no
-    /// error here, only a URL that cannot be one.
-    pub fn connect(url: &SecretString, settings: RedisSettings) -> Result<Self> {
-        Ok(Self { redis: SharedConnection::new(url, &settings)?, scripts: Scripts::load() })
+    pub fn new(redis: Redis) -> Self {
+        Self { redis, scripts: Scripts::load() }
     }
 
     async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value> {
-        let mut shared = self.redis.get().await?;
-        match script.invoke_async(&mut shared.connection).await {
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(self.redis.failed(&shared, error)),
-        }
+        self.redis.invoke(script).await.map_err(in_our_words)
     }
 
     async fn acquire_or_probe(&self, mode: &str, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
@@ -159,12 +135,12 @@ impl SlotStore for RedisSlotStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let mut shared = self.redis.get().await?;
-        match cmd("PING").query_async::<Value>(&mut shared.connection).await {
-            Ok(_pong) => Ok(()),
-            Err(error) => Err(self.redis.failed(&shared, error)),
-        }
+        self.redis.ping().await.map_err(in_our_words)
     }
+}
+
+fn in_our_words(failure: Failure) -> Error {
+    failure.or_else(|why| Error::Unavailable(Dependency::SlotStore, Some(why)))
 }
 
 fn letter(direction: Direction) -> &'static str {

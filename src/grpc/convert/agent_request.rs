@@ -3,8 +3,9 @@
 use prost::Message as _;
 
 use super::{
-    read, read_enum, read_optional,
+    fitting, read, read_enum, read_optional,
     voice_agent::{read_draft, read_mask, write},
+    write_page,
 };
 use crate::{
     agents::{Filter, Hints, Patch},
@@ -20,21 +21,9 @@ use crate::{
     proto::v1,
 };
 
-/// Of the agents of one page; a message has 256 KiB, and the largest agent some 235.
-const PAGE_MAX_BYTES: usize = 200 * 1024;
-/// Tag and length of one agent in its page.
-const ITEM_FRAME_BYTES: usize = 5;
-
-/// As much of the page as one message holds; where it stops short, the next page starts there.
-pub(crate) fn write_page(page: &Page<VoiceAgent>, words: &str) -> v1::ListVoiceAgentsResponse {
-    let voice_agents = fitting(page.items.iter().map(write));
-    let last = voice_agents.len().checked_sub(1).and_then(|last| page.items.get(last));
-    let next = match last {
-        Some(last) if voice_agents.len() < page.items.len() => {
-            Some(Cursor { created_at: last.created_at, id: *last.id.as_uuid() })
-        }
-        _ => page.next,
-    };
+pub(crate) fn write_list(page: &Page<VoiceAgent>, words: &str) -> v1::ListVoiceAgentsResponse {
+    let cursor = |agent: &VoiceAgent| Cursor { created_at: agent.created_at, id: *agent.id.as_uuid() };
+    let (voice_agents, next) = write_page(page, write, cursor);
     v1::ListVoiceAgentsResponse {
         voice_agents,
         next_page_token: next.map(|next| page::token(next, words)).unwrap_or_default(),
@@ -137,17 +126,6 @@ pub(crate) fn write_revisions(
     let next = last.map(|before| Cursor { created_at: before, id: *id.as_uuid() });
     let next_page_token = next.map(|next| page::token(next, &id.to_string())).unwrap_or_default();
     v1::ListVoiceAgentRevisionsResponse { revisions, next_page_token }
-}
-
-/// As many of `agents` as one message holds. One alone always fits.
-fn fitting(agents: impl Iterator<Item = v1::VoiceAgent>) -> Vec<v1::VoiceAgent> {
-    let mut budget = PAGE_MAX_BYTES;
-    let mut first = true;
-    let fits = |agent: &v1::VoiceAgent| {
-        let fits = budget.checked_sub(agent.encoded_len() + ITEM_FRAME_BYTES).map(|rest| budget = rest).is_some();
-        std::mem::take(&mut first) || fits
-    };
-    agents.take_while(fits).collect()
 }
 
 /// The filter, in values and as the words that tell its page tokens from those of others.

@@ -12,7 +12,39 @@ pub(super) mod voice_agent;
 
 use std::str::FromStr;
 
-use crate::domain::violations::{Fault, Violations};
+use crate::domain::{
+    page::{Cursor, Page},
+    violations::{Fault, Violations},
+};
+
+/// Of the items of one page; a message has 256 KiB, and the largest item some 235.
+const PAGE_MAX_BYTES: usize = 200 * 1024;
+/// Tag and length of one item in its page.
+const ITEM_FRAME_BYTES: usize = 5;
+
+/// As much of the page as one message holds; where it stops short, the next page starts there.
+pub(super) fn write_page<T, M: prost::Message>(
+    page: &Page<T>,
+    write: impl Fn(&T) -> M,
+    cursor: impl Fn(&T) -> Cursor,
+) -> (Vec<M>, Option<Cursor>) {
+    let items = fitting(page.items.iter().map(write));
+    let next = match items.len().checked_sub(1).and_then(|last| page.items.get(last)) {
+        Some(last) if items.len() < page.items.len() => Some(cursor(last)),
+        _ => page.next,
+    };
+    (items, next)
+}
+
+/// As many of `items` as one message holds. One alone always fits.
+pub(super) fn fitting<M: prost::Message>(items: impl Iterator<Item = M>) -> Vec<M> {
+    let (mut budget, mut first) = (PAGE_MAX_BYTES, true);
+    let fits = |item: &M| {
+        let fits = budget.checked_sub(item.encoded_len() + ITEM_FRAME_BYTES).map(|rest| budget = rest).is_some();
+        std::mem::take(&mut first) || fits
+    };
+    items.take_while(fits).collect()
+}
 
 /// Pairs the variants of a domain enum with those of its wire enum, both ways.
 macro_rules! wire_enum {

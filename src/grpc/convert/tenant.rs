@@ -9,11 +9,15 @@ use crate::{
         Result,
         ids::TenantId,
         principal::Principal,
-        tenant::{ApiKey, ApiKeyDraft, Scope, Tenant, TenantDraft},
+        tenant::{ApiKey, ApiKeyDraft, Scope, Tenant, TenantDraft, TenantField},
         violations::{Fault, Violations},
     },
     proto::v1,
+    tenants::TenantPatch,
 };
+
+/// Paths of a tenant that the service alone writes.
+const READ_ONLY: [&str; 3] = ["id", "created_at", "updated_at"];
 
 pub(crate) fn read_tenant(wire: Option<v1::Tenant>) -> Result<TenantDraft> {
     let wire = wire.unwrap_or_default();
@@ -21,7 +25,66 @@ pub(crate) fn read_tenant(wire: Option<v1::Tenant>) -> Result<TenantDraft> {
         let fault = Fault::new("names an agent, and a new tenant has none");
         return Err(Violations::from(("tenant.default_voice_agent_id", fault)).into());
     }
-    Ok(TenantDraft { name: wire.name, default_ws_url: wire.default_ws_url, max_concurrent: wire.max_concurrent })
+    Ok(TenantDraft {
+        name: wire.name,
+        default_ws_url: wire.default_ws_url,
+        default_voice_agent_id: None,
+        max_concurrent: wire.max_concurrent,
+    })
+}
+
+pub(crate) fn read_update(wire: v1::UpdateTenantRequest, principal: &Principal) -> Result<(TenantId, TenantPatch)> {
+    let Some(tenant) = wire.tenant else {
+        return Err(Violations::from(("tenant", Fault::required())).into());
+    };
+    let mut faults = Violations::default();
+    let id = Some(tenant.id.as_str()).filter(|id| !id.is_empty()).map(str::parse).transpose();
+    let id = faults.take("tenant.id", id).map(|id| id.unwrap_or(principal.tenant()));
+    let fields = match wire.update_mask.filter(|mask| !mask.paths.is_empty()) {
+        Some(mask) => read_paths(&mask.paths, &mut faults),
+        None => present(&tenant),
+    };
+    let agent = tenant.default_voice_agent_id.as_deref();
+    let draft = TenantDraft {
+        default_voice_agent_id: read_optional("tenant.default_voice_agent_id", agent, &mut faults),
+        name: tenant.name,
+        default_ws_url: tenant.default_ws_url,
+        max_concurrent: tenant.max_concurrent,
+    };
+    match id {
+        Some(id) => Ok((id, TenantPatch { draft, fields, faults })),
+        None => Err(faults.into()),
+    }
+}
+
+fn read_paths(paths: &[String], faults: &mut Violations) -> Vec<TenantField> {
+    if paths.iter().any(|path| path == "*") {
+        if paths.len() > 1 {
+            faults.add("update_mask", Fault::new("must not name other paths beside *"));
+        }
+        return TenantField::ALL.to_vec();
+    }
+    let mut fields = Vec::new();
+    for path in paths {
+        let known = TenantField::from_word(path).ok_or_else(|| match READ_ONLY.contains(&path.as_str()) {
+            true => Fault::read_only(),
+            false => Fault::unknown(),
+        });
+        let shown: String = path.chars().take(100).collect();
+        fields.extend(faults.take(&format!("update_mask.{shown}"), known));
+    }
+    fields
+}
+
+/// The fields that a caller wrote: what an update without a mask changes.
+fn present(wire: &v1::Tenant) -> Vec<TenantField> {
+    let written = |field: &TenantField| match field {
+        TenantField::Name => wire.name.is_some(),
+        TenantField::DefaultWsUrl => wire.default_ws_url.is_some(),
+        TenantField::DefaultVoiceAgentId => wire.default_voice_agent_id.is_some(),
+        TenantField::MaxConcurrent => wire.max_concurrent.is_some(),
+    };
+    TenantField::ALL.iter().filter(|field| written(field)).copied().collect()
 }
 
 pub(crate) fn write_tenant(tenant: &Tenant) -> v1::Tenant {
@@ -70,6 +133,6 @@ pub(crate) fn write_key(key: &ApiKey) -> v1::ApiKey {
         created_at: Some(timestamp(key.created_at)),
         revoked_at: key.revoked_at.map(timestamp),
         sandbox: key.sandbox,
-        previous_secret_expires_at: None,
+        previous_secret_expires_at: key.previous.map(|previous| timestamp(previous.expires_at)),
     }
 }

@@ -1,6 +1,6 @@
 //! Tenants and keys as rows.
 
-use diesel::prelude::{Insertable, Queryable, Selectable};
+use diesel::prelude::{AsChangeset, Insertable, Queryable, Selectable};
 
 use crate::{
     db::{
@@ -12,13 +12,13 @@ use crate::{
         Error, Result,
         hash::Sha256,
         keyring::Sealed,
-        tenant::{ApiKey, Scope, Scopes, Tenant},
+        tenant::{ApiKey, PreviousSecret, Scope, Scopes, Tenant},
     },
     tenants::SealedTokenKey,
 };
 
-#[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = tenants, treat_none_as_default_value = false)]
+#[derive(Debug, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = tenants, treat_none_as_default_value = false, treat_none_as_null = true)]
 pub(super) struct TenantRow {
     id: Uid,
     name: String,
@@ -75,6 +75,8 @@ pub(super) struct ApiKeyRow {
     expires_at: Option<At>,
     revoked_at: Option<At>,
     last_used_at: Option<At>,
+    previous_hash: Option<Vec<u8>>,
+    previous_expires_at: Option<At>,
 }
 
 impl ApiKeyRow {
@@ -93,6 +95,8 @@ impl ApiKeyRow {
             expires_at: key.expires_at.map(At),
             revoked_at: key.revoked_at.map(At),
             last_used_at: key.last_used_at.map(At),
+            previous_hash: key.previous.map(|previous| previous.hash.as_bytes().to_vec()),
+            previous_expires_at: key.previous.map(|previous| At(previous.expires_at)),
         })
     }
 }
@@ -104,12 +108,17 @@ impl TryFrom<ApiKeyRow> for ApiKey {
         // A word that this binary does not know is a newer one's, written during a rollout: it grants nothing here.
         let scopes: Vec<String> = row.scopes.read("api_keys.scopes")?;
         let scopes: Scopes = scopes.iter().filter_map(|word| Scope::from_word(word)).collect();
+        let previous = row.previous_hash.zip(row.previous_expires_at).map(|(hash, At(expires_at))| {
+            let hash = Sha256::from_slice(&hash).ok_or_else(|| corrupt("api_keys.previous_hash"))?;
+            Ok::<_, Error>(PreviousSecret { hash, expires_at })
+        });
         Ok(Self {
             id: row.id.into(),
             tenant: row.tenant_id.into(),
             name: row.name,
             prefix: row.prefix,
             hash: Sha256::from_slice(&row.hash).ok_or_else(|| corrupt("api_keys.hash"))?,
+            previous: previous.transpose()?,
             scopes,
             sandbox: row.sandbox,
             rate_limit_per_min: from_integer(row.rate_limit_per_min, "api_keys.rate_limit_per_min")?,

@@ -6,6 +6,7 @@
 mod database;
 mod fence;
 mod operation_store;
+mod rate_limiter;
 mod session_store;
 mod slot_fixture;
 mod slot_model;

@@ -9,12 +9,13 @@ use std::{
 };
 
 use voxgate::{
-    admission::{MemorySlotStore, RedisSettings, RedisSlotStore, SlotStore},
+    admission::{MemorySlotStore, RedisSlotStore, SlotStore},
     domain::{
         Clock, Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
         lease::{Acquire, Acquired, Denial, Direction, Lease, Limits, Released, Renewal, Renewed, Usage},
     },
+    redis::{Redis as SharedRedis, RedisSettings},
 };
 
 use crate::harness::redis::PrivateRedis;
@@ -40,7 +41,7 @@ impl Fixture for Redis {
         let server = PrivateRedis::start_with_clock_shim();
         // Patient: a busy machine must not fail a test that is about something else.
         let settings = RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000 };
-        let store = Arc::new(RedisSlotStore::connect(&server.url(), settings).expect("a URL"));
+        let store = Arc::new(RedisSlotStore::new(SharedRedis::connect(&server.url(), settings).expect("a URL")));
         Self { server, store }
     }
 
@@ -59,7 +60,14 @@ impl Fixture for Redis {
 
 /// Microseconds, in both directions.
 #[derive(Debug)]
-struct SteppedClock(AtomicI64);
+pub(crate) struct SteppedClock(pub(crate) AtomicI64);
+
+impl SteppedClock {
+    pub(crate) fn start() -> Self {
+        let start: Timestamp = "2026-11-21T10:00:00Z".parse().expect("RFC 3339");
+        Self(AtomicI64::new(start.as_micros()))
+    }
+}
 
 impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
@@ -75,8 +83,7 @@ pub(crate) struct Memory {
 
 impl Fixture for Memory {
     fn start() -> Self {
-        let start: Timestamp = "2026-11-21T10:00:00Z".parse().expect("RFC 3339");
-        let clock = Arc::new(SteppedClock(AtomicI64::new(start.as_micros())));
+        let clock = Arc::new(SteppedClock::start());
         Self { store: Arc::new(MemorySlotStore::new(clock.clone())), clock }
     }
 

@@ -12,26 +12,27 @@ use deadpool_redis::redis::{self, FromRedisValue};
 use futures_util::future::join_all;
 use secrecy::{ExposeSecret as _, SecretString};
 use voxgate::{
-    admission::{RedisSettings, RedisSlotStore, SlotStore},
+    admission::{RedisSlotStore, SlotStore},
     domain::{
         Error,
         error::Dependency,
         ids::TenantId,
         lease::{Acquire, Acquired, Direction, Limits},
     },
+    redis::{Redis as SharedRedis, RedisSettings},
 };
 
 use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, secs};
 use crate::harness::{process::free_port, redis::PrivateRedis};
 
-async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
+pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
     let client = redis::Client::open(server.url().expose_secret()).expect("a URL");
     let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
     redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.expect("it obeys")
 }
 
 fn store_at(url: &SecretString) -> RedisSlotStore {
-    RedisSlotStore::connect(url, RedisSettings::default()).expect("a URL")
+    RedisSlotStore::new(SharedRedis::connect(url, RedisSettings::default()).expect("a URL"))
 }
 
 fn is_unavailable(error: &Error) -> bool {
@@ -150,7 +151,7 @@ async fn a_lease_costs_few_bytes() {
 
 #[tokio::test]
 async fn a_url_that_cannot_be_one_is_refused_and_not_shown() {
-    let error = RedisSlotStore::connect(&"http://:hunter2@nowhere".to_owned().into(), RedisSettings::default());
+    let error = SharedRedis::connect(&"http://:hunter2@nowhere".to_owned().into(), RedisSettings::default());
     let error = error.expect_err("not a Redis URL");
     assert!(matches!(error, Error::Invalid(_)), "{error:?}");
     assert!(!format!("{error:?}").contains("hunter2"));
@@ -183,7 +184,7 @@ async fn a_bug_of_ours_is_not_called_an_outage() {
 async fn while_redis_hangs_callers_fail_fast_and_recover_with_it() {
     let server = PrivateRedis::start();
     let settings = RedisSettings { command_timeout_ms: 200, connect_timeout_ms: 200 };
-    let store = RedisSlotStore::connect(&server.url(), settings).expect("a URL");
+    let store = RedisSlotStore::new(SharedRedis::connect(&server.url(), settings).expect("a URL"));
     store.ping().await.expect("it answers");
     server.signal("STOP");
     assert!(is_unavailable(&store.ping().await.expect_err("it hangs")));

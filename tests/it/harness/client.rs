@@ -73,6 +73,11 @@ impl Caller {
         Self { channel: self.channel.clone(), bearer: Bearer(Some(value)) }
     }
 
+    /// The same credential at another address.
+    pub(crate) fn to(&self, addr: &str) -> Self {
+        Self { bearer: self.bearer.clone(), ..Self::anonymous(addr) }
+    }
+
     fn service(&self) -> Bearing {
         InterceptedService::new(self.channel.clone(), self.bearer.clone())
     }

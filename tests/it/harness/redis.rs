@@ -131,6 +131,16 @@ impl PrivateRedis {
         fs::read(process.as_ref().expect("it is running").dir().join("dump.rdb")).expect("the snapshot")
     }
 
+    /// What it answers to an inline command: all of it, as text.
+    pub(crate) fn command(&self, command: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        write!(stream, "{command}\r\nQUIT\r\n").expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers and hangs up");
+        answer
+    }
+
     fn answers(&self) -> bool {
         self.ask("PING", "+PONG").unwrap_or(false)
     }

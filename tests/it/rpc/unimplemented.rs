@@ -41,12 +41,9 @@ const UNIMPLEMENTED: &[&str] = &[
     "TenantService/CreateWebhookEndpoint",
     "TenantService/DeleteWebhookEndpoint",
     "TenantService/ListDeadLetters",
-    "TenantService/ListTenants",
     "TenantService/ListWebhookEndpoints",
     "TenantService/RedeliverEvent",
-    "TenantService/RotateApiKey",
     "TenantService/RotateWebhookSecret",
-    "TenantService/UpdateTenant",
     "TenantService/UpdateWebhookEndpoint",
 ];
 

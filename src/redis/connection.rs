@@ -18,11 +18,8 @@ use deadpool_redis::{
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
-use super::RedisSettings;
-use crate::domain::{
-    Error, Result,
-    error::{Dependency, Internal},
-};
+use super::{Failure, RedisSettings};
+use crate::domain::{Error, Result, error::Internal};
 
 /// Between two attempts to connect: long against a refused connection, short against a person's patience.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -55,10 +52,10 @@ pub(super) struct SharedConnection {
 impl SharedConnection {
     /// Fails only on a URL that cannot be one: Redis itself may be down just now.
     pub(super) fn new(url: &SecretString, settings: &RedisSettings) -> Result<Self> {
-        let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
+        let connect_timeout = settings.connect_timeout();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connect_timeout))
-            .set_response_timeout(Some(Duration::from_millis(settings.command_timeout_ms)));
+            .set_response_timeout(Some(settings.command_timeout()));
         let pool = Manager::new_with_config(url.expose_secret(), config)
             .map_err(|error| Error::invalid("redis_url", format!("must be a Redis URL: {}", error.category())))
             .and_then(|manager| {
@@ -68,7 +65,7 @@ impl SharedConnection {
         Ok(Self { pool, state: Mutex::new(State::Idle), connecting: tokio::sync::Mutex::new(0) })
     }
 
-    pub(super) async fn get(&self) -> Result<Shared> {
+    pub(super) async fn get(&self) -> Result<Shared, Failure> {
         if let Some(shared) = self.known()? {
             return Ok(shared);
         }
@@ -98,7 +95,7 @@ impl SharedConnection {
     }
 
     /// The connection if there is one, and the refusal while it is too early for another attempt.
-    fn known(&self) -> Result<Option<Shared>> {
+    fn known(&self) -> Result<Option<Shared>, Failure> {
         match &*self.state() {
             State::Up(shared) => Ok(Some(shared.clone())),
             State::Down { retry_at, why } if Instant::now() < *retry_at => Err(unavailable(why.clone())),
@@ -108,14 +105,14 @@ impl SharedConnection {
 
     /// Notes a command's failure and says it in our words. A timeout gives the connection up as well: its peer
     /// may be gone for good without a word.
-    pub(super) fn failed(&self, shared: &Shared, error: RedisError) -> Error {
+    pub(super) fn failed(&self, shared: &Shared, error: RedisError) -> Failure {
         if error.is_unrecoverable_error() || error.is_io_error() {
             let mut state = self.state();
             if matches!(&*state, State::Up(current) if current.serial == shared.serial) {
                 *state = State::Idle;
             }
         }
-        if is_our_bug(&error) { Error::internal(error) } else { unavailable(error) }
+        if is_our_bug(&error) { Failure::OurBug(Internal::new(error)) } else { unavailable(error) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,6 +144,6 @@ fn why(error: &PoolError) -> String {
     }
 }
 
-fn unavailable(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Unavailable(Dependency::SlotStore, Some(Internal::new(why)))
+fn unavailable(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::Unavailable(Internal::new(why))
 }
