@@ -118,7 +118,7 @@ impl VoiceAgents {
 
     /// As it was at `revision`.
     pub async fn at(&self, tenant: TenantId, id: VoiceAgentId, revision: i64) -> Result<VoiceAgent> {
-        self.store.at(tenant, id, revision).await?.ok_or_else(|| Error::not_found(Resource::VoiceAgent, id))
+        self.store.at(tenant, id, revision).await?.ok_or(Error::RevisionNotFound { agent: id, revision })
     }
 
     /// As it was at each revision before `before`, newest first; at most `limit`.

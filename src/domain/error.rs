@@ -74,6 +74,8 @@ pub enum Error {
     CallNotBoundToToken { call: CallId },
     #[error("{} {id} does not exist", .resource.as_str())]
     NotFound { resource: Resource, id: String },
+    #[error("voice agent {agent} has no revision {revision}")]
+    RevisionNotFound { agent: VoiceAgentId, revision: i64 },
     #[error("the voice agent has {active_sessions} active sessions")]
     VoiceAgentInUse { agent: VoiceAgentId, active_sessions: i64 },
     #[error("the voice agent is paused")]
@@ -243,6 +245,7 @@ impl Error {
             Self::ScopeRequired(_) => Reason::ScopeRequired,
             Self::CallNotBoundToToken { .. } => Reason::CallNotBoundToToken,
             Self::NotFound { resource, .. } => resource.reason(),
+            Self::RevisionNotFound { .. } => Reason::VoiceAgentNotFound,
             Self::VoiceAgentInUse { .. } => Reason::VoiceAgentInUse,
             Self::VoiceAgentPaused { .. } => Reason::VoiceAgentPaused,
             Self::VoiceAgentArchived { .. } => Reason::VoiceAgentArchived,
@@ -275,6 +278,9 @@ impl Error {
             Self::ScopeRequired(scope) => vec![("scope", scope.as_str().to_owned())],
             Self::CallNotBoundToToken { call } | Self::LeaseLost { call } => vec![("call_id", call.to_string())],
             Self::NotFound { resource, id } => vec![(resource.id_name(), id.clone())],
+            Self::RevisionNotFound { agent, revision } => {
+                vec![("voice_agent_id", agent.to_string()), ("revision", revision.to_string())]
+            }
             Self::VoiceAgentInUse { agent, active_sessions } => {
                 vec![("voice_agent_id", agent.to_string()), ("active_sessions", active_sessions.to_string())]
             }

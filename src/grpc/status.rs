@@ -36,7 +36,7 @@ const fn code(error: &Error) -> Code {
             Code::Unauthenticated
         }
         Error::ScopeRequired(_) | Error::CallNotBoundToToken { .. } => Code::PermissionDenied,
-        Error::NotFound { .. } => Code::NotFound,
+        Error::NotFound { .. } | Error::RevisionNotFound { .. } => Code::NotFound,
         Error::VoiceAgentInUse { .. }
         | Error::VoiceAgentPaused { .. }
         | Error::VoiceAgentArchived { .. }

@@ -331,6 +331,7 @@ async fn settings(world: &World, answered: VoiceAgent) -> VoiceAgent {
         etag: String::new(),
         created_at: None,
         updated_at: None,
+        updated_by: String::new(),
         ..answered
     }
 }
@@ -388,7 +389,7 @@ fn every_field_of_the_contract_is_in_the_tables() {
         }
         all
     };
-    let output_only = ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at"];
+    let output_only = ["tenant_id", "has_auth_token", "status", "revision", "created_at", "updated_at", "updated_by"];
     let agent = without(inside("VoiceAgent", ""), &output_only);
     let agent = without(agent, &["id", "etag", "behavior"]);
     let agent: BTreeSet<_> = agent.union(&inside("AudioFormat", "audio_format.")).cloned().collect();

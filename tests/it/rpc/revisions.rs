@@ -110,7 +110,9 @@ async fn what_never_was_is_not_found_and_what_is_wrong_is_named(world: World) {
     let agent = world.create(minimal_agent()).await;
     let mut agents = world.caller.agents();
     for revision in [2, i64::MAX] {
-        refused(agents.get_voice_agent(at(&agent, revision)).await, Code::NotFound, "VOICE_AGENT_NOT_FOUND");
+        let missing = agents.get_voice_agent(at(&agent, revision)).await;
+        let status = refused(missing, Code::NotFound, "VOICE_AGENT_NOT_FOUND");
+        assert_eq!(status.metadata_of_reason()["revision"], revision.to_string());
         let missing = agents.rollback_voice_agent(rollback(&agent, revision, "")).await;
         refused(missing, Code::NotFound, "VOICE_AGENT_NOT_FOUND");
     }

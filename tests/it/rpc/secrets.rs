@@ -193,7 +193,7 @@ async fn a_ciphertext_that_was_put_into_another_row_is_refused_there_and_mendabl
 #[tokio::test(flavor = "multi_thread")]
 async fn rewrapping_under_load_loses_nothing_and_frees_the_old_key() {
     let (database, redis) = (postgres::fresh_database(), redis::PrivateRedis::start());
-    let newer = format!("newer:{}", "B".repeat(43) + "=");
+    let newer = format!("newer:{}", "E".repeat(43) + "=");
     let both = format!("{newer},{KEY_RING}");
     let first = TestServer::production(&database, redis.url().expose_secret());
     let world = World::on(&first.addr, &first.admin_key).await;
