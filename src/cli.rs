@@ -170,8 +170,9 @@ async fn tenant(config: &Config, command: TenantCommand) -> anyhow::Result<()> {
 }
 
 async fn rewrap(config: &Config) -> anyhow::Result<()> {
-    let Rewrapped { rewrapped, done } = Tools::new(config)?.rewrap(config).await?;
+    let Rewrapped { rewrapped, unopened, done } = Tools::new(config)?.rewrap(config).await?;
     say(&format!("rewrapped {rewrapped} secrets"))?;
+    anyhow::ensure!(unopened == 0, "{unopened} secrets do not open under this key ring; the log names their rows");
     anyhow::ensure!(done, "secrets are still being written under an older key: give every replica this key ring first");
     Ok(())
 }

@@ -202,6 +202,7 @@ impl Config {
             ("cache.fresh_ms", cache.fresh_ms, 0..=FRESH_MAX_MS),
             ("cache.key_fresh_ms", cache.key_fresh_ms, 0..=KEY_FRESH_MAX_MS),
             ("cache.outage_ms", cache.outage_ms, 0..=DAY_MS),
+            ("cache.key_outage_ms", cache.key_outage_ms, 0..=DAY_MS),
         ];
         let mut faults: Vec<_> = limits
             .iter()

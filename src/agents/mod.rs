@@ -5,6 +5,7 @@
 //! id is an id that does not exist. Rules about what may be written are in `domain::voice_agent`.
 
 mod cache;
+pub mod heavy;
 mod resolve;
 mod rewrap;
 mod service;
@@ -125,7 +126,8 @@ pub trait VoiceAgentStore: Send + Sync + std::fmt::Debug {
     /// `NotFound(Tenant)` if the tenant does not exist.
     async fn fallback(&self, tenant: TenantId) -> Result<Fallback>;
 
-    /// Pins or clears the tenant's default; `NotFound(VoiceAgent)` if the agent is not the tenant's.
+    /// Pins or clears the tenant's default; `NotFound(VoiceAgent)` if the agent is not the tenant's, `VoiceAgentArchived`
+    /// if it is archived.
     async fn set_default(&self, tenant: TenantId, id: Option<VoiceAgentId>, now: Timestamp) -> Result<()>;
 
     /// Creates `agent` and pins it as the tenant's default, unless the tenant has one: however many race, one agent is

@@ -100,16 +100,18 @@ impl VoiceAgents {
         }
         let fallback = self.cache.fallback(tenant).await?;
         if let Some(id) = fallback.voice_agent {
-            return self.chosen(tenant, Source::TenantDefault, id, steps).await;
+            match self.chosen(tenant, Source::TenantDefault, id, steps.clone()).await {
+                Err(Error::NotFound { .. }) => self.cache.forget_fallback(tenant),
+                answer => return answer,
+            }
         }
-        steps.push(Step { source: Source::TenantDefault, found: Found::NotSet, agent: None });
         // What is kept in memory may be some seconds old; that there is nothing is not taken from there.
         let fallback = self.store.fallback(tenant).await?;
         if let Some(id) = fallback.voice_agent {
             self.cache.forget_fallback(tenant);
-            steps.pop();
             return self.chosen(tenant, Source::TenantDefault, id, steps).await;
         }
+        steps.push(Step { source: Source::TenantDefault, found: Found::NotSet, agent: None });
         let ws_url = fallback.ws_url.ok_or(Error::NoVoiceAgentConfigured { tenant })?;
         let agent = self.lazy(tenant, ws_url)?;
         if validate_only {
@@ -148,19 +150,5 @@ impl VoiceAgents {
         };
         let spec = Spec::parse(draft).map_err(|faults| Error::internal(faults.summary()))?;
         Ok(self.first_revision(tenant, spec, LAZY_ACTOR.to_owned()))
-    }
-
-    /// The agent that a caller names, or else the one that the hints lead to.
-    pub async fn named_or_resolved(
-        &self,
-        tenant: TenantId,
-        named: Option<VoiceAgentId>,
-        hints: Hints,
-        validate_only: bool,
-    ) -> Result<Resolved> {
-        match named {
-            Some(id) => self.get(tenant, id).await.map(Resolved::explicit),
-            None => self.resolve(tenant, hints, validate_only).await,
-        }
     }
 }

@@ -15,6 +15,8 @@ const WALKS_MAX: usize = 20;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rewrapped {
     pub rewrapped: u64,
+    /// Secrets that do not open: made for another place, changed, or under a key that the ring lacks. They are left alone.
+    pub unopened: u64,
     /// Whether the last walk found nothing left.
     pub done: bool,
 }
@@ -22,8 +24,9 @@ pub struct Rewrapped {
 pub async fn rewrap(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<Rewrapped> {
     let mut all = Rewrapped::default();
     for _ in 0..WALKS_MAX {
-        let found = walk(store, ring, env).await?;
+        let (found, unopened) = walk(store, ring, env).await?;
         all.rewrapped += found;
+        all.unopened = unopened;
         if found == 0 {
             all.done = true;
             break;
@@ -32,21 +35,27 @@ pub async fn rewrap(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> R
     Ok(all)
 }
 
-async fn walk(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<u64> {
-    let (mut after, mut rewrapped) = (None, 0);
+/// How many it rewrapped, and how many it could not open.
+async fn walk(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<(u64, u64)> {
+    let (mut after, mut rewrapped, mut unopened) = (None, 0, 0);
     loop {
         let batch = store.sealed_tokens(after.as_ref(), BATCH).await?;
         for token in &batch {
-            let again = AuthToken::rewrapped(&token.sealed, ring, env, token.tenant, token.agent)?;
-            if let Some(sealed) = again
-                && store.reseal(token, &sealed).await?
-            {
-                rewrapped += 1;
+            match AuthToken::rewrapped(&token.sealed, ring, env, token.tenant, token.agent) {
+                Ok(Some(sealed)) => rewrapped += u64::from(store.reseal(token, &sealed).await?),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        tenant.id = %token.tenant, voice_agent.id = %token.agent, revision = token.revision,
+                        error = &error as &dyn std::error::Error, "a secret does not open and is left as it is"
+                    );
+                    unopened += 1;
+                }
             }
         }
         match batch.last() {
             Some(last) if batch.len() == usize::from(BATCH) => after = Some(last.clone()),
-            _ => return Ok(rewrapped),
+            _ => return Ok((rewrapped, unopened)),
         }
     }
 }

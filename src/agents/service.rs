@@ -6,9 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{AgentCache, Changed, CreateRequest, Created, Deleted, Filter, VoiceAgentStore};
+use super::{AgentCache, Changed, CreateRequest, Created, Deleted, Filter, VoiceAgentStore, heavy};
 use crate::domain::{
     Env, Error, Result,
     error::Resource,
@@ -82,12 +82,22 @@ impl VoiceAgents {
         actor: String,
     ) -> Result<VoiceAgent> {
         let mut agent = self.first_revision(tenant, spec, actor);
+        let secret = self.reveal(&agent)?;
         self.seal(&mut agent)?;
         let remembered_since = agent.created_at.minus(REQUEST_MEMORY);
         let create = request.map(|(id, digest)| CreateRequest { id, digest, remembered_since });
         match (self.store.create(tenant, &agent, create).await?, request) {
             (Created::New, _) => Ok(agent),
-            (Created::Replayed(earlier), _) => Ok(*earlier),
+            (Created::Replayed(earlier), Some((request, _))) => {
+                // The digest lacks the secret; the first revision has it.
+                let first = self.at(tenant, earlier.id, 1).await?;
+                let text = |secret: &Option<SecretString>| secret.as_ref().map(|it| it.expose_secret().to_owned());
+                match text(&self.reveal(&first)?) == text(&secret) {
+                    true => Ok(*earlier),
+                    false => Err(Error::IdempotencyKeyReused { key: request.to_string() }),
+                }
+            }
+            (Created::Replayed(earlier), None) => Ok(*earlier),
             (Created::RequestIdReused, Some((id, _))) => Err(Error::IdempotencyKeyReused { key: id.to_string() }),
             (Created::RequestIdReused, None) => Err(Error::internal("a request without id was found used")),
         }
@@ -156,7 +166,8 @@ impl VoiceAgents {
         patch: &Patch,
         actor: &str,
     ) -> Result<VoiceAgent> {
-        self.change(tenant, id, etag, actor, |agent| {
+        let heavy = patch.paths.iter().any(|path| path.is_behavior());
+        self.change(tenant, id, (etag, actor), heavy, |agent| {
             agent.spec = patch.applied_to(&agent.spec)?;
             Ok(!patch.paths.is_empty())
         })
@@ -172,7 +183,7 @@ impl VoiceAgents {
         transition: Transition,
         actor: &str,
     ) -> Result<VoiceAgent> {
-        self.change(tenant, id, etag, actor, |agent| {
+        self.change(tenant, id, (etag, actor), false, |agent| {
             let status = transition.applied_to(agent)?;
             let moves = status != agent.status;
             agent.status = status;
@@ -190,9 +201,10 @@ impl VoiceAgents {
         revision: i64,
         actor: &str,
     ) -> Result<VoiceAgent> {
-        let earlier = self.at(tenant, id, revision).await?;
-        self.change(tenant, id, etag, actor, |agent| {
-            agent.spec = earlier.spec.clone();
+        let earlier = self.at(tenant, id, revision).await?.spec;
+        self.change(tenant, id, (etag, actor), earlier.behavior.is_some(), |agent| {
+            // What was valid then must be so by today's rules; and its system instruction is compiled anew.
+            agent.spec = earlier.written_anew().map_err(Error::from)?;
             Ok(true)
         })
         .await
@@ -202,16 +214,16 @@ impl VoiceAgents {
         &self,
         tenant: TenantId,
         id: VoiceAgentId,
-        etag: Option<&str>,
-        actor: &str,
-        change: impl Fn(&mut VoiceAgent) -> Result<bool>,
+        (etag, actor): (Option<&str>, &str),
+        heavy: bool,
+        change: impl Fn(&mut VoiceAgent) -> Result<bool> + Send + Sync,
     ) -> Result<VoiceAgent> {
         loop {
             let mut agent = self.current(tenant, id).await?;
             if etag.is_some_and(|etag| etag != agent.etag()) {
                 return Err(Error::EtagMismatch { current: agent.etag() });
             }
-            if !change(&mut agent)? {
+            if !heavy::check(heavy, || change(&mut agent)).await? {
                 return Ok(agent);
             }
             agent.revision += 1;
@@ -231,6 +243,7 @@ impl VoiceAgents {
 
     fn seal(&self, agent: &mut VoiceAgent) -> Result<()> {
         let token = agent.spec.auth_token.take();
+        // What is carried on comes under the key that seals now, so that a change never undoes a rewrap.
         let seal = |token: AuthToken| token.sealed(&self.ring, &self.env, (agent.tenant, agent.id), agent.revision);
         agent.spec.auth_token = token.map(seal).transpose()?;
         Ok(())
@@ -249,12 +262,6 @@ impl VoiceAgents {
     }
 
     pub async fn set_default(&self, tenant: TenantId, id: Option<VoiceAgentId>) -> Result<()> {
-        if let Some(id) = id {
-            let agent = self.current(tenant, id).await?;
-            if agent.status == Status::Archived {
-                return Err(Error::VoiceAgentArchived { agent: id });
-            }
-        }
         let set = self.store.set_default(tenant, id, self.env.now()).await;
         self.cache.forget_fallback(tenant);
         set

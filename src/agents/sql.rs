@@ -28,7 +28,7 @@ use crate::{
         keyring::Sealed,
         page::{Cursor, Page, PageRequest},
         session::SessionStatus,
-        voice_agent::VoiceAgent,
+        voice_agent::{Status, VoiceAgent},
     },
 };
 
@@ -134,10 +134,14 @@ impl VoiceAgentStore for SqlVoiceAgentStore {
             .of(tenant)
             .transaction(move |conn| {
                 Box::pin(async move {
-                    if let Some(id) = id
-                        && lock(conn, tenant, id).await?.is_none()
-                    {
-                        return Err(Error::not_found(Resource::VoiceAgent, id));
+                    if let Some(agent) = id {
+                        match lock(conn, tenant, agent).await? {
+                            None => return Err(Error::not_found(Resource::VoiceAgent, agent)),
+                            Some((_, status)) if status == Status::Archived.as_str() => {
+                                return Err(Error::VoiceAgentArchived { agent });
+                            }
+                            Some(_) => {}
+                        }
                     }
                     pin(conn, tenant, id, now).await
                 })
@@ -333,13 +337,13 @@ fn after_prefix(prefix: &str) -> Option<String> {
     None
 }
 
-/// The agent's revision; until the transaction ends nobody else changes or removes the row.
-async fn lock(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId) -> QueryResult<Option<i64>> {
-    let revision = agents::table.find((tenant, id)).select(agents::revision);
+/// The agent's revision and status; until the transaction ends nobody else changes or removes the row.
+async fn lock(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId) -> QueryResult<Option<(i64, String)>> {
+    let standing = agents::table.find((tenant, id)).select((agents::revision, agents::status));
     match conn {
-        Connection::Postgres(pg) => revision.for_update().first(&mut pg.session).await,
+        Connection::Postgres(pg) => standing.for_update().first(&mut pg.session).await,
         // Its transactions exclude each other from their beginning.
-        Connection::Sqlite(sqlite) => revision.first(sqlite).await,
+        Connection::Sqlite(sqlite) => standing.first(sqlite).await,
     }
     .optional()
 }
@@ -355,7 +359,7 @@ async fn lock_tenant(conn: &mut Connection, tenant: TenantId) -> QueryResult<Opt
 }
 
 async fn remove(conn: &mut Connection, tenant: TenantId, id: VoiceAgentId, revision: i64) -> QueryResult<Deleted> {
-    if lock(conn, tenant, id).await? != Some(revision) {
+    if lock(conn, tenant, id).await?.is_none_or(|(current, _)| current != revision) {
         return Ok(Deleted::Stale);
     }
     let active = sessions::table

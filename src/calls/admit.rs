@@ -84,13 +84,12 @@ impl Calls {
     }
 
     async fn admit_now(&self, tenant: TenantId, request: Admit) -> Result<Admission> {
-        let resolved =
-            self.agents.named_or_resolved(tenant, request.agent, request.hints, request.validate_only).await?;
+        let resolved = self.agent_for(tenant, &request).await?;
         let agent = resolved.agent.clone();
         let owner = self.tenants.tenant(tenant).await?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
         self.check(&agent, &request).await?;
         // Before a slot is taken: a call whose node cannot be told its secret would be admitted to silence.
-        let secret = self.agents.reveal(&agent)?;
+        let mut secret = self.agents.reveal(&agent)?;
 
         let acquire = acquire_request(&self.env, &agent, &owner, &request);
         if request.validate_only {
@@ -100,11 +99,22 @@ impl Calls {
             };
             return Ok(Admission::of(resolved, secret, usage));
         }
-        let acquired = self.acquire(tenant, request.sandbox, &acquire).await?;
+        let acquired = match self.acquire(tenant, request.sandbox, &acquire).await {
+            // Its hints lead elsewhere by now: the same call again is still answered its own lease.
+            Err(Error::CallAlreadyAdmitted { agent: own, .. }) if request.agent.is_none() && own != agent.id => {
+                return Box::pin(self.admit_now(tenant, Admit { agent: Some(own), ..request })).await;
+            }
+            acquired => acquired?,
+        };
         let session = match acquired.standing.clone() {
             Some(standing) => standing,
             None => self.open_session(&agent, &request, &acquired).await?,
         };
+        if session.agent_revision != agent.revision {
+            // The URL is the one of the revision that admitted the call, and so is the secret that is sent there.
+            let then = self.agents.at(tenant, agent.id, session.agent_revision).await?;
+            secret = self.agents.reveal(&then)?;
+        }
         self.tell_node(&session, secret.as_ref(), &acquired.lease)?;
         let token = self.tokens.sign(&session)?;
         let Acquisition { lease, usage, .. } = acquired;
@@ -113,6 +123,24 @@ impl Calls {
         admission.revision = session.agent_revision;
         admission.held = Some(Held { lease, session, token });
         Ok(admission)
+    }
+
+    /// The agent that the request names, or that its hints lead to. A call that is live keeps its agent where the hints
+    /// lead to none by now, or to one that would have to be made.
+    async fn agent_for(&self, tenant: TenantId, request: &Admit) -> Result<Resolved> {
+        if let Some(id) = request.agent {
+            return self.agents.get(tenant, id).await.map(Resolved::explicit);
+        }
+        let found = self.agents.resolve(tenant, request.hints, true).await;
+        if found.as_ref().is_ok_and(|found| found.exists() || request.validate_only) {
+            return found;
+        }
+        let standing = self.slots.leases(tenant, std::slice::from_ref(&request.call)).await?.pop().flatten();
+        match (standing, found) {
+            (Some(lease), _) => self.agents.get(tenant, lease.id.agent()).await.map(Resolved::explicit),
+            (None, Err(error)) => Err(error),
+            (None, Ok(_)) => self.agents.resolve(tenant, request.hints, false).await,
+        }
     }
 
     /// Whether the agent takes the call. A call that it has already keeps its lease, whatever was edited since.

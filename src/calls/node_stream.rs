@@ -16,7 +16,7 @@ use crate::{
         clock::Timestamp,
         error::CredentialFault,
         hash::Sha256,
-        ids::{ApiKeyId, CallId, LeaseId, OperationId},
+        ids::{CallId, LeaseId, OperationId},
         lease::{RENEW_MAX, Renewal, Renewed},
         node::{CallEvent, Hello, LiveCall, NodeAddress, Postbox as _, ToNode},
         principal::Principal,
@@ -38,8 +38,8 @@ pub struct NodeStream {
 /// What opened the stream.
 #[derive(Debug)]
 enum Credential {
-    /// With the hash of the secret that was presented.
-    Key(ApiKeyId, Sha256),
+    /// By the hash of the secret that was presented.
+    Key(Sha256),
     /// Who bears it is configuration and cannot change while the stream lasts; that it expires can.
     Certificate { not_after: Timestamp },
 }
@@ -63,7 +63,7 @@ impl Calls {
         hello: Hello,
     ) -> Result<(NodeStream, Welcome, mpsc::Receiver<ToNode>)> {
         let credential = match principal {
-            Principal::Key(bearer) => Credential::Key(bearer.key, bearer.secret),
+            Principal::Key(bearer) => Credential::Key(bearer.secret),
             Principal::Mesh(service) => Credential::Certificate { not_after: service.not_after },
             Principal::Call(_) => return Err(Error::ScopeRequired(Scope::NodesConnect)),
         };
@@ -144,14 +144,14 @@ impl NodeStream {
 
     /// While the database is away nothing is known against the key.
     async fn check_credential(&self) -> Result<()> {
-        let (key, secret) = match self.credential {
-            Credential::Key(key, secret) => (key, secret),
+        let secret = match self.credential {
+            Credential::Key(secret) => secret,
             Credential::Certificate { not_after } if not_after < self.calls.env.now() => {
                 return Err(Error::Unauthenticated(CredentialFault::Expired));
             }
             Credential::Certificate { .. } => return Ok(()),
         };
-        let fault = match self.calls.tenants.key(key).await {
+        let fault = match self.calls.tenants.key_by_hash(secret).await {
             Ok(Some(key)) => key.check(secret, self.calls.env.now()),
             Ok(None) => Err(CredentialFault::Invalid),
             Err(Error::Unavailable(..)) => Ok(()),

@@ -19,8 +19,8 @@ const FIRST_LOOK_BACK: Duration = Duration::from_mins(10);
 /// How often it looks again, at what ended since a little before its last look.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(30);
 
-/// Sessions that are looked at in one go.
-const BATCH: u16 = 500;
+/// Sessions that are looked at in one go: each may carry a behavior of 150 KiB.
+const BATCH: u16 = 100;
 
 impl Calls {
     /// Sweeps until told to stop.

@@ -9,7 +9,7 @@ use crate::domain::{
 };
 
 impl Calls {
-    /// The limits are those of the row, newer than what the slot store may have heard.
+    /// The limits are those of the row as it is known here, which calls may not have brought to the slot store yet.
     pub async fn usage(&self, tenant: TenantId, agent: Option<VoiceAgentId>) -> Result<Usage> {
         match agent {
             Some(id) => {

@@ -1,11 +1,11 @@
 //! Rows that are read far more often than they change, kept in memory.
 //!
-//! What a caller is answered is never older than [`Freshness::fresh`], and mostly far younger: a change made here is
-//! forgotten here at once, one made elsewhere when its notice comes (`changes`). A load that a change overtakes is not
-//! kept: each entry carries the generation in which its load began, and forgetting starts the next one.
+//! What a caller is answered is never older than [`Freshness::fresh`] while the database answers, and mostly far younger:
+//! a change made here is forgotten here at once, one made elsewhere when its notice comes (`changes`). A load that a
+//! change overtakes is not kept.
 //!
-//! While the database is away what is known goes on being answered, for [`Freshness::outage`]: calls must be admitted
-//! to agents that this replica knows. What was forgotten because it changed is not known any longer.
+//! While the database is away, or slower than [`LOAD_PATIENCE`], what is known goes on being answered, for
+//! [`Freshness::outage`]. What was forgotten because it changed is not known any longer.
 //!
 //! Absent on purpose: remembering that something does not exist. A row that is made a moment later must be found.
 
@@ -13,7 +13,7 @@ use std::{
     fmt,
     hash::{BuildHasher as _, Hash, RandomState},
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,7 +24,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::domain::{Error, Result, error::Dependency};
 
-/// Keys that share a generation and a turn to load.
+/// Keys that share a turn to load.
 const STRIPES: usize = 256;
 /// How long the database gets when there is an older answer at hand.
 const LOAD_PATIENCE: Duration = Duration::from_millis(300);
@@ -42,13 +42,12 @@ pub(crate) struct Freshness {
 
 struct Entry<V> {
     value: Arc<V>,
-    generation: u64,
     loaded_at: Instant,
 }
 
 impl<V> Clone for Entry<V> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), generation: self.generation, loaded_at: self.loaded_at }
+        Self { value: self.value.clone(), loaded_at: self.loaded_at }
     }
 }
 
@@ -71,9 +70,17 @@ impl<K, V> Weighter<K, Entry<V>> for ByWeight<V> {
 
 /// Of the keys whose hash falls on it.
 struct Stripe {
-    generation: AtomicU64,
+    /// Counts what was forgotten. Held while an entry is put in or forgotten, so that a load which was overtaken is not
+    /// put in behind its change.
+    forgotten: StdMutex<u64>,
     /// One loads, and those who want the same wait for what it finds.
     turn: Mutex<()>,
+}
+
+impl Stripe {
+    fn forgotten(&self) -> MutexGuard<'_, u64> {
+        self.forgotten.lock().expect("nobody panics while holding it")
+    }
 }
 
 pub(crate) struct Cache<K, V> {
@@ -94,7 +101,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     pub(crate) fn new(name: &'static str, max_bytes: usize, freshness: Freshness, weigh: Weigh<V>) -> Self {
         let max_bytes = u64::try_from(max_bytes).unwrap_or(u64::MAX);
         let items = usize::try_from(max_bytes / 1_024).unwrap_or(usize::MAX).max(1);
-        let stripe = |_| Stripe { generation: AtomicU64::new(0), turn: Mutex::new(()) };
+        let stripe = |_| Stripe { forgotten: StdMutex::default(), turn: Mutex::new(()) };
         Self {
             name,
             entries: sync::Cache::with_weighter(items, max_bytes, ByWeight(weigh)),
@@ -112,21 +119,28 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     where
         F: Future<Output = Result<Option<V>>>,
     {
-        let stripe = self.stripe(key);
-        if let Some(entry) = self.known(key, stripe)
-            && self.is_fresh(&entry)
+        let known = self.entries.get(key);
+        if let Some(entry) = &known
+            && self.is_fresh(entry)
         {
-            return Ok(Some(entry.value));
+            return Ok(Some(entry.value.clone()));
         }
-        let _turn = stripe.turn.lock().await;
-        let generation = stripe.generation.load(Ordering::Acquire);
-        let known = self.known(key, stripe);
+        let stripe = self.stripe(key);
+        let _turn = match known.filter(|entry| self.outlives_outage(entry)) {
+            None => stripe.turn.lock().await,
+            // Somebody else's load may hang, and this answer is good enough to go on with.
+            Some(entry) => match tokio::time::timeout(LOAD_PATIENCE, stripe.turn.lock()).await {
+                Ok(turn) => turn,
+                Err(_) => return Ok(Some(self.outage_answer(entry))),
+            },
+        };
+        let forgotten = *stripe.forgotten();
         let loaded_at = Instant::now();
-        let answer = match known {
+        let answer = match self.entries.get(key) {
             Some(entry) if self.is_fresh(&entry) => return Ok(Some(entry.value)),
             Some(entry) => match self.load_again(&entry, load).await {
                 Some(answer) => answer?,
-                None => return Ok(Some(entry.value)),
+                None => return Ok(Some(self.outage_answer(entry))),
             },
             None => self.load_first(load).await?,
         };
@@ -135,13 +149,17 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
             return Ok(None);
         };
         let value = Arc::new(value);
-        self.entries.insert(key.clone(), Entry { value: value.clone(), generation, loaded_at });
+        let now = stripe.forgotten();
+        if *now == forgotten {
+            self.entries.insert(key.clone(), Entry { value: value.clone(), loaded_at });
+        }
         Ok(Some(value))
     }
 
     /// Forgets `key`, which has changed.
     pub(crate) fn forget(&self, key: &K) {
-        self.stripe(key).generation.fetch_add(1, Ordering::AcqRel);
+        let mut forgotten = self.stripe(key).forgotten();
+        *forgotten += 1;
         self.entries.remove(key);
     }
 
@@ -171,7 +189,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     where
         F: Future<Output = Result<Option<V>>>,
     {
-        if entry.loaded_at.elapsed() > self.freshness.outage {
+        if !self.outlives_outage(entry) {
             return Some(self.load_first(load).await);
         }
         if !self.is_away() {
@@ -181,8 +199,16 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
             }
             self.note_away();
         }
-        metrics::counter!("voxgate_cache_outage_answers_total", "cache" => self.name).increment(1);
         None
+    }
+
+    fn outage_answer(&self, entry: Entry<V>) -> Arc<V> {
+        metrics::counter!("voxgate_cache_outage_answers_total", "cache" => self.name).increment(1);
+        entry.value
+    }
+
+    fn outlives_outage(&self, entry: &Entry<V>) -> bool {
+        entry.loaded_at.elapsed() <= self.freshness.outage
     }
 
     fn is_away(&self) -> bool {
@@ -191,11 +217,6 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
 
     fn note_away(&self) {
         self.away_until.store(self.nanos(Instant::now() + LOAD_PAUSE), Ordering::Release);
-    }
-
-    fn known(&self, key: &K, stripe: &Stripe) -> Option<Entry<V>> {
-        let generation = stripe.generation.load(Ordering::Acquire);
-        self.entries.get(key).filter(|entry| entry.generation == generation)
     }
 
     fn is_fresh(&self, entry: &Entry<V>) -> bool {
@@ -221,28 +242,34 @@ impl<K, V> fmt::Debug for Cache<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{
+        future::{Ready, ready},
+        sync::atomic::AtomicUsize,
+    };
 
     use tokio::sync::oneshot;
 
     use super::*;
 
-    const FRESHNESS: Freshness = Freshness { fresh: Duration::from_secs(5), outage: Duration::from_mins(60) };
+    const FRESHNESS: Freshness = Freshness { fresh: Duration::from_secs(5), outage: Duration::from_hours(1) };
 
     fn cache() -> Cache<u32, String> {
         Cache::new("test", 1 << 20, FRESHNESS, String::len)
     }
 
-    async fn found(text: &str) -> Result<Option<String>> {
-        Ok(Some(text.to_owned()))
+    type Answer = Ready<Result<Option<String>>>;
+
+    fn found(text: &str) -> Answer {
+        ready(Ok(Some(text.to_owned())))
     }
 
-    async fn away() -> Result<Option<String>> {
-        Err(Error::unavailable(Dependency::Database, "away"))
+    fn away() -> Answer {
+        ready(Err(Error::unavailable(Dependency::Database, "away")))
     }
 
-    async fn must_not_load() -> Result<Option<String>> {
-        panic!("it was known")
+    /// An answer that differs from what is known.
+    fn must_not_load() -> Answer {
+        found("it was loaded")
     }
 
     async fn value(cache: &Cache<u32, String>, load: impl Future<Output = Result<Option<String>>>) -> Option<String> {
@@ -267,19 +294,19 @@ mod tests {
     async fn a_load_that_a_change_overtakes_is_not_kept() {
         let cache = Arc::new(cache());
         let (go, gone) = oneshot::channel::<()>();
-        let (began, begun) = oneshot::channel::<()>();
+        let (loading, is_loading) = oneshot::channel::<()>();
         let reader = tokio::spawn({
             let cache = cache.clone();
             async move {
                 let load = async {
-                    began.send(()).expect("waited for");
+                    loading.send(()).expect("waited for");
                     gone.await.expect("told");
                     found("before the change").await
                 };
                 value(&cache, load).await
             }
         });
-        begun.await.expect("it loads");
+        is_loading.await.expect("it loads");
         cache.forget(&1);
         go.send(()).expect("it waits");
         assert_eq!(reader.await.expect("no panic").as_deref(), Some("before the change"));
@@ -310,7 +337,7 @@ mod tests {
     async fn what_is_known_outlives_the_database_but_not_a_change() {
         let cache = cache();
         assert!(cache.get(&1, away).await.is_err(), "nothing is known yet");
-        assert!(cache.get(&1, must_not_load).await.is_err(), "it is not asked again at once");
+        assert!(cache.get(&1, || found("it")).await.is_err(), "it is not asked again at once");
         tokio::time::advance(LOAD_PAUSE).await;
         assert_eq!(value(&cache, found("known")).await.as_deref(), Some("known"));
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -330,6 +357,24 @@ mod tests {
         assert_eq!(value(&cache, found("again")).await.as_deref(), Some("again"));
         tokio::time::advance(FRESHNESS.outage + Duration::from_secs(1)).await;
         assert!(cache.get(&1, away).await.is_err(), "too old even for an outage");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_hangs_holds_up_nobody_who_is_known() {
+        let cache = Arc::new(cache());
+        assert_eq!(value(&cache, found("known")).await.as_deref(), Some("known"));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let same_stripe =
+            (2..100_000).find(|key| std::ptr::eq(cache.stripe(key), cache.stripe(&1))).expect("one of many");
+        let hangs = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.get(&same_stripe, std::future::pending).await }
+        });
+        tokio::task::yield_now().await;
+        let asked = Instant::now();
+        assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("known"));
+        assert!(asked.elapsed() <= LOAD_PATIENCE);
+        hangs.abort();
     }
 
     #[tokio::test]

@@ -2,12 +2,20 @@
 //!
 //! Triggers of the migrations notify with the commit, so a notice never comes before its change can be read, and no
 //! writer can forget it. A connection of its own listens. While it is away notices are lost; when it is back, whoever
-//! keeps rows in memory is told to doubt everything. SQLite has one process that serves, which knows what it changed.
+//! keeps rows in memory is told to doubt everything. SQLite has one process that serves, which knows what it changed;
+//! what the command line changes there is noticed by age.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// A partition closes no socket, so the connection is asked this often whether it lives.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Notices between the socket and whoever is told; more than these wait in the socket.
+/// Notices between the socket and whoever is told; beyond these everything is doubted.
 const BUFFER: usize = 1_024;
 
 /// Something that a replica may keep in memory has changed.
@@ -97,36 +105,44 @@ impl Database {
 }
 
 async fn listen(config: &tokio_postgres::Config, listener: &Listener) -> Result<(), Internal> {
-    let (client, mut connection) = config.connect(NoTls).await.map_err(Internal::new)?;
-    let (notices, mut noticed) = mpsc::channel(BUFFER);
+    let connecting = tokio::time::timeout(ANSWER_WITHIN, config.connect(NoTls)).await;
+    let (client, mut connection) = connecting.map_err(Internal::new)?.map_err(Internal::new)?;
+    let (hand_over, mut notices) = mpsc::channel(BUFFER);
+    let lost = Arc::new(AtomicBool::new(false));
+    let lost_some = lost.clone();
     // Ends with the connection, and the connection with the client.
     tokio::spawn(async move {
         let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
         while let Some(Ok(message)) = messages.next().await {
-            if let AsyncMessage::Notification(notice) = message
-                && notices.send(notice).await.is_err()
-            {
-                return;
+            let AsyncMessage::Notification(notice) = message else { continue };
+            match hand_over.try_send(notice) {
+                Ok(()) => {}
+                // Waiting would keep the answers of the connection waiting too. What is lost is doubted.
+                Err(TrySendError::Full(_)) => lost_some.store(true, Ordering::Release),
+                Err(TrySendError::Closed(_)) => return,
             }
         }
     });
-    client.batch_execute("LISTEN voxgate").await.map_err(Internal::new)?;
+    answers(&client, "LISTEN voxgate").await?;
     listener.tell(Change::Anything);
     let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK_EVERY, ASK_EVERY);
     loop {
         tokio::select! {
-            notice = noticed.recv() => {
+            notice = notices.recv() => {
                 let notice = notice.ok_or_else(|| Internal::new("the connection was lost"))?;
                 // A word that this binary does not know is a newer one's.
                 listener.tell(Change::parse(notice.payload()).unwrap_or(Change::Anything));
             }
-            _ = ask.tick() => is_alive(&client).await?,
+            _ = ask.tick() => answers(&client, "SELECT 1").await?,
+        }
+        if lost.swap(false, Ordering::AcqRel) {
+            listener.tell(Change::Anything);
         }
     }
 }
 
-async fn is_alive(client: &Client) -> Result<(), Internal> {
-    let answer = tokio::time::timeout(ANSWER_WITHIN, client.batch_execute("SELECT 1")).await;
+async fn answers(client: &Client, sql: &str) -> Result<(), Internal> {
+    let answer = tokio::time::timeout(ANSWER_WITHIN, client.batch_execute(sql)).await;
     answer.map_err(Internal::new)?.map_err(Internal::new)
 }
 

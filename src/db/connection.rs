@@ -25,7 +25,7 @@ use super::Reach;
 use crate::domain::{Error, Result, error::Internal};
 
 /// The word for all tenants in `voxgate.tenant`, as the policies of the migrations know it.
-const EVERYONE: &str = "everyone";
+pub(super) const EVERYONE: &str = "everyone";
 
 pub(crate) type SqliteSession = SyncConnectionWrapper<SqliteConnection>;
 type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;

@@ -2,7 +2,7 @@
 //!
 //! On Postgres they run under an advisory lock: of eight replicas that start at once, one migrates and seven find
 //! nothing left to do. The previous binary may still run against the new schema, so a migration expands, and
-//! a later release contracts.
+//! a later release contracts. (000003 is the exception: no release ran against what it drops.)
 
 use diesel::result::Error as Failure;
 use diesel_async::{SimpleAsyncConnection as _, async_connection_wrapper::AsyncConnectionWrapper};
@@ -10,7 +10,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::{
     Connection, Database,
-    connection::{Manager, PgSession, connect},
+    connection::{EVERYONE, Manager, PgSession, connect},
     error::unavailable,
 };
 use crate::domain::{Error, Result};
@@ -39,7 +39,9 @@ async fn postgres(connection: PgSession) -> Result<()> {
     let mut session = connection.session;
     let lock = format!("SET lock_timeout = '{WAIT_FOR_OTHERS}'; SELECT pg_advisory_lock({LOCK})");
     session.batch_execute(&lock).await?;
-    session.batch_execute(&format!("SET lock_timeout = '{WAIT_FOR_TABLE}'")).await?;
+    // A migration that fills a column is about the rows of all tenants.
+    let reach = format!("SET lock_timeout = '{WAIT_FOR_TABLE}'; SET voxgate.tenant = '{EVERYONE}'");
+    session.batch_execute(&reach).await?;
     // diesel's migrations are synchronous and would block a runtime's thread. The lock ends with the connection,
     // which ends here.
     let migrate = move || apply(&mut AsyncConnectionWrapper::<_>::from(session), POSTGRES).map_err(Error::internal);

@@ -1,8 +1,10 @@
 //! Secrets at rest: sealed with AES-256-GCM under a ring of keys, and bound to the place where they are kept.
 //!
-//! A seal names its key, so keys may be added and the old ones retired while the service runs: the first key of the
-//! ring seals, every key of it opens. What is authenticated beside the secret is `tenant|row|field|version`: a sealed
+//! A seal names its key, so keys may be added and old ones retired: the first key of the ring seals, every key of it opens.
+//! A ring is read when a replica starts. What is authenticated beside the secret is `tenant|row|field|version`: a sealed
 //! secret that is copied to another tenant's row, to another row or to another field does not open there.
+//!
+//! The version is the seal's own. Whoever can write the database can put an earlier seal of the very same place back.
 //!
 //! Absent on purpose: reading keys from a vendor's service. A file or a variable is what every such service can fill.
 

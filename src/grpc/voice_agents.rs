@@ -17,7 +17,7 @@ use super::{
     },
 };
 use crate::{
-    agents::Transition,
+    agents::{Transition, heavy},
     domain::{ids::VoiceAgentId, principal::Principal, tenant::Scope, violations::Violations},
     proto::v1::{self, voice_agent_service_server::VoiceAgentService},
 };
@@ -29,8 +29,9 @@ impl VoiceAgentService for Api {
         request: Request<v1::CreateVoiceAgentRequest>,
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        let (spec, request_id) = read_create(message)?;
-        let agent = self.agents.create(principal.tenant(), spec, request_id, principal.actor()).await?;
+        let heavy = message.voice_agent.as_ref().is_some_and(|agent| agent.behavior.is_some());
+        let (spec, request) = heavy::check(heavy, || read_create(message)).await?;
+        let agent = self.agents.create(principal.tenant(), spec, request, principal.actor()).await?;
         Ok(Response::new(write(&agent)))
     }
 
@@ -44,6 +45,8 @@ impl VoiceAgentService for Api {
             principal.require(Scope::VoiceAgentsSecrets)?;
         }
         let agent = match revision {
+            // A secret is shown as the database has it now, to a credential that is good now.
+            None if full => Arc::new(self.agents.current(principal.tenant(), id).await?),
             None => self.agents.get(principal.tenant(), id).await?,
             Some(revision) => Arc::new(self.agents.at(principal.tenant(), id, revision).await?),
         };
@@ -170,7 +173,7 @@ impl VoiceAgentService for Api {
         request: Request<v1::PreviewSystemInstructionRequest>,
     ) -> Result<Response<v1::PreviewSystemInstructionResponse>, Status> {
         let Incoming { message, .. } = Incoming::of(request)?;
-        let system_instruction = read_preview(message)?.system_instruction;
+        let system_instruction = heavy::check(true, || read_preview(message)).await?.system_instruction;
         Ok(Response::new(v1::PreviewSystemInstructionResponse { system_instruction }))
     }
 }

@@ -30,6 +30,7 @@ impl Rooms {
             tenant_fresh: Duration::from_millis(settings.fresh_ms),
             key_fresh: Duration::from_millis(settings.key_fresh_ms),
             outage: Duration::from_millis(settings.outage_ms),
+            key_outage: Duration::from_millis(settings.key_outage_ms),
         };
         let directory = Arc::new(Directory::new(tenant_store.clone(), limits));
         let changes = listener(agent_cache.clone(), directory.clone());

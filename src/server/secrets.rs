@@ -51,15 +51,22 @@ pub(super) fn embedded(config: &Config) -> anyhow::Result<Arc<KeyRing>> {
 pub(super) async fn rewrap(database: &Database, ring: &KeyRing) -> anyhow::Result<Rewrapped> {
     let env = Env::system();
     let tenants = SqlTenantStore::new(database.clone());
-    let mut token_keys = 0;
-    if let Some(key) = tenants.kept_token_key().await?
-        && let Some(sealed) = key.rewrapped(ring, &env)?
-        && tenants.reseal_token_key(&key, &sealed).await?
-    {
-        token_keys = 1;
+    let (mut rewrapped, mut unopened) = (0, 0);
+    if let Some(key) = tenants.kept_token_key().await? {
+        match key.rewrapped(ring, &env) {
+            Ok(Some(sealed)) => rewrapped += u64::from(tenants.reseal_token_key(&key, &sealed).await?),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the key that signs callback tokens does not open and is left as it is"
+                );
+                unopened += 1;
+            }
+        }
     }
     let agents = agents::rewrap(&SqlVoiceAgentStore::new(database.clone()), ring, &env).await?;
-    Ok(Rewrapped { rewrapped: agents.rewrapped + token_keys, ..agents })
+    Ok(Rewrapped { rewrapped: agents.rewrapped + rewrapped, unopened: agents.unopened + unopened, ..agents })
 }
 
 fn read(file: &Path) -> anyhow::Result<SecretString> {

@@ -5,19 +5,23 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
+
 use super::TenantStore;
 use crate::{
     db::cache::{Cache, Freshness},
     domain::{
         Result,
         hash::Sha256,
-        ids::{ApiKeyId, TenantId},
+        ids::TenantId,
         tenant::{ApiKey, Tenant},
     },
 };
 
 /// Bytes that a tenant or a key takes, about: short texts and what holds them.
 const ITEM_BYTES: usize = 1_024;
+/// Keys that are looked up at once: a quarter of the connections that a replica has by default.
+const LOOKUPS_AT_ONCE: usize = 4;
 
 /// How much is kept, and how old it may be.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,7 @@ pub struct DirectoryLimits {
     pub key_fresh: Duration,
     /// While the database is away.
     pub outage: Duration,
+    pub key_outage: Duration,
 }
 
 #[derive(Debug)]
@@ -34,15 +39,18 @@ pub struct Directory {
     store: Arc<dyn TenantStore>,
     tenants: Cache<TenantId, Tenant>,
     keys: Cache<Sha256, ApiKey>,
+    /// Anyone can ask for keys that do not exist, and must not take every connection to the database by that.
+    lookups: Semaphore,
 }
 
 impl Directory {
     pub fn new(store: Arc<dyn TenantStore>, limits: DirectoryLimits) -> Self {
-        let DirectoryLimits { max_bytes, tenant_fresh, key_fresh, outage } = limits;
+        let DirectoryLimits { max_bytes, tenant_fresh, key_fresh, outage, key_outage } = limits;
         Self {
             store,
             tenants: Cache::new("tenants", max_bytes, Freshness { fresh: tenant_fresh, outage }, |_| ITEM_BYTES),
-            keys: Cache::new("api_keys", max_bytes, Freshness { fresh: key_fresh, outage }, |_| ITEM_BYTES),
+            keys: Cache::new("api_keys", max_bytes, Freshness { fresh: key_fresh, outage: key_outage }, |_| ITEM_BYTES),
+            lookups: Semaphore::new(LOOKUPS_AT_ONCE),
         }
     }
 
@@ -51,12 +59,12 @@ impl Directory {
     }
 
     pub async fn key_by_hash(&self, hash: Sha256) -> Result<Option<Arc<ApiKey>>> {
-        self.keys.get(&hash, || self.store.key_by_hash(hash)).await
-    }
-
-    /// As it is at this moment.
-    pub async fn key(&self, id: ApiKeyId) -> Result<Option<ApiKey>> {
-        self.store.key(id).await
+        let load = || async move {
+            // Never closed.
+            let _permit = self.lookups.acquire().await;
+            self.store.key_by_hash(hash).await
+        };
+        self.keys.get(&hash, load).await
     }
 
     pub fn forget_tenant(&self, id: TenantId) {

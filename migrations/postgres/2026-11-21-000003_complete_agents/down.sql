@@ -1,3 +1,4 @@
+DROP INDEX api_keys_by_id;
 DROP TRIGGER tell_of_removal ON api_keys;
 DROP TRIGGER tell ON api_keys;
 DROP TRIGGER tell ON tenants;

@@ -79,3 +79,5 @@ CREATE TRIGGER tell AFTER UPDATE ON api_keys FOR EACH ROW
         NEW.rate_limit_per_min, NEW.expires_at, NEW.revoked_at))
     EXECUTE FUNCTION voxgate_tell();
 CREATE TRIGGER tell_of_removal AFTER DELETE ON api_keys FOR EACH ROW EXECUTE FUNCTION voxgate_tell();
+-- For operators, who know a key by its id alone.
+CREATE UNIQUE INDEX api_keys_by_id ON api_keys (id);

@@ -1,3 +1,4 @@
+DROP INDEX api_keys_by_id;
 DROP INDEX voice_agents_by_name;
 DROP TABLE voice_agent_revisions;
 DROP TABLE token_keys;

@@ -34,3 +34,5 @@ SELECT tenant_id, id, revision, json_object(
     status, updated_by, updated_at
 FROM voice_agents;
 CREATE INDEX voice_agents_by_name ON voice_agents (tenant_id, name);
+-- For operators, who know a key by its id alone.
+CREATE UNIQUE INDEX api_keys_by_id ON api_keys (id);

@@ -20,7 +20,7 @@ impl AuthToken {
         Place::of(tenant, *agent.as_uuid(), "auth_token")
     }
 
-    /// The same, fit to be kept with the agent; `revision` is the one that it comes with.
+    /// The same under the key that seals now, fit to be kept with the agent; `revision` is the one that it comes with.
     pub fn sealed(
         self,
         ring: &KeyRing,
@@ -28,9 +28,12 @@ impl AuthToken {
         agent: (TenantId, VoiceAgentId),
         revision: i64,
     ) -> Result<Self, Error> {
-        let Self::Clear(clear) = self else { return Ok(self) };
         let place = Self::place(agent.0, agent.1);
-        ring.seal(env, place, revision, clear.expose_secret().as_bytes()).map(Self::Sealed)
+        match self {
+            Self::Clear(clear) => ring.seal(env, place, revision, clear.expose_secret().as_bytes()).map(Self::Sealed),
+            // One that does not open is carried on as it is: the change may be about something else.
+            Self::Sealed(sealed) => Ok(Self::Sealed(ring.rewrap(env, place, &sealed).ok().flatten().unwrap_or(sealed))),
+        }
     }
 
     /// The secret itself, for the node that dials and for those who may see it.

@@ -68,6 +68,11 @@ impl From<Field> for Path {
 }
 
 impl Path {
+    /// Whether it is of the behavior, or all of it.
+    pub const fn is_behavior(self) -> bool {
+        matches!(self, Self::Behavior(_) | Self::Field(Field::Behavior))
+    }
+
     pub fn parse(path: &str) -> Option<Self> {
         match path.strip_prefix("behavior.") {
             Some(inner) => behavior::Field::from_word(inner).map(Self::Behavior),

@@ -143,7 +143,17 @@ impl Spec {
         for path in paths {
             draft.overlay(patch, *path);
         }
-        Self::parse(draft)
+        if paths.iter().any(|path| path.is_behavior()) {
+            return Self::parse(draft);
+        }
+        // It was checked when it was written, which was work.
+        draft.behavior = None;
+        Ok(Self { behavior: self.behavior.clone(), ..Self::parse(draft)? })
+    }
+
+    /// The same, checked and compiled as if it were written now.
+    pub fn written_anew(&self) -> Result<Self, Violations> {
+        Self::parse(self.to_draft())
     }
 
     fn to_draft(&self) -> Draft {

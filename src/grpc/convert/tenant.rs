@@ -71,7 +71,7 @@ fn read_paths(paths: &[String], faults: &mut Violations) -> Vec<TenantField> {
             false => Fault::unknown(),
         });
         let shown: String = path.chars().take(100).collect();
-        fields.extend(faults.take(&format!("update_mask.{shown}"), known));
+        fields.extend(faults.take(&format!("update_mask.{shown}"), known).filter(|field| !fields.contains(field)));
     }
     fields
 }

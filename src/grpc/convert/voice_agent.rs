@@ -85,7 +85,8 @@ pub(crate) fn read_mask(
             _ => Fault::unknown(),
         });
         let shown: String = path.chars().take(100).collect();
-        paths.extend(faults.take(&format!("update_mask.{shown}"), known));
+        // Once each: a path may be long to carry out, and a message has room for thousands of them.
+        paths.extend(faults.take(&format!("update_mask.{shown}"), known).filter(|path| !paths.contains(path)));
     }
     paths
 }
@@ -188,5 +189,18 @@ pub(crate) fn write_routing(routing: &Routing, auth_token: Option<String>) -> v1
         ws_disconnect_action: v1::WsDisconnectAction::from(routing.ws_disconnect_action).into(),
         transfer_destination: routing.transfer_destination.clone(),
         behavior: routing.behavior.as_deref().map(write_behavior),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_named_a_thousand_times_is_carried_out_once() {
+        let paths = ["behavior", "name", "behavior.tools"].into_iter().map(str::to_owned).cycle().take(3_000).collect();
+        let mut faults = Violations::default();
+        let read = read_mask(Some(prost_types::FieldMask { paths }), &domain::Draft::default(), &mut faults);
+        assert_eq!((read.len(), faults.is_empty()), (3, true));
     }
 }

@@ -86,8 +86,8 @@ async fn a_tenants_reach_writes_no_row_of_another() {
     service.batch_execute("ROLLBACK").await.expect("rolled back");
     let harmless = within(format!("UPDATE voice_agents SET name = 'x' WHERE tenant_id = '{theirs}'; COMMIT"));
     service.batch_execute(&harmless).await.expect("it finds nothing to change");
-    let check = format!("DO $$ BEGIN ASSERT (SELECT count(*) FROM voice_agents WHERE name = 'x') = 0; END $$");
-    execute(&as_superuser(&url), &check).expect("nothing changed");
+    let check = "DO $$ BEGIN ASSERT (SELECT count(*) FROM voice_agents WHERE name = 'x') = 0; END $$";
+    execute(&as_superuser(&url), check).expect("nothing changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,7 +205,7 @@ async fn every_sealed_secret_is_rewrapped_and_opens_as_before(stores: &Stores) {
         agents.push(second);
     }
     let done = rewrap(stores.agents.as_ref(), &newer, &env).await.expect("rewrapped");
-    assert_eq!(done, Rewrapped { rewrapped: 300, done: true });
+    assert_eq!(done, Rewrapped { rewrapped: 300, unopened: 0, done: true });
     assert_eq!(rewrap(stores.agents.as_ref(), &newer, &env).await.expect("nothing left").rewrapped, 0);
     for agent in agents {
         let now = stores.agents.get(agent.tenant, agent.id).await.expect("an answer").expect("the agent");
@@ -535,6 +535,11 @@ async fn the_default_is_one_of_the_tenants_own_agents(stores: &Stores) {
     let unknown = stores.agents.set_default(tenant, Some(VoiceAgentId::new(&Env::system())), at(10)).await;
     assert!(matches!(unknown, Err(Error::NotFound { resource: Resource::VoiceAgent, .. })), "{unknown:?}");
     assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, Some(agent.id));
+    let mut archived = changed(&stores.agent(tenant).await, "archived");
+    archived.status = Status::Archived;
+    stores.agents.update(tenant, &archived).await.expect("archived");
+    let refused = stores.agents.set_default(tenant, Some(archived.id), at(10)).await;
+    assert!(matches!(refused, Err(Error::VoiceAgentArchived { .. })), "{refused:?}");
     stores.agents.set_default(tenant, None, at(11)).await.expect("cleared");
     assert_eq!(stores.agents.fallback(tenant).await.expect("an answer").voice_agent, None);
 }

@@ -166,16 +166,27 @@ async fn a_call_that_names_no_agent_is_admitted_by_its_hints(world: World) {
     assert_eq!(resolution.source(), ResolutionSource::LazyDefault);
     assert_eq!(resolution.steps.last().and_then(|step| step.voice_agent_id.clone()), Some(slot.voice_agent_id.clone()));
     let again = granted(world.try_admit(acquire(&call, "")).await);
+    let slot_of_default = slot.lease_id;
     assert_eq!(
-        (again.lease_id, again.resolution.expect("told").source()),
-        (slot.lease_id, ResolutionSource::TenantDefault)
+        (&again.lease_id, again.resolution.expect("told").source()),
+        (&slot_of_default, ResolutionSource::TenantDefault)
     );
     let campaign = world.agent(1).await;
     let hinted =
         AcquireSlotRequest { campaign_voice_agent_id: Some(campaign.id.clone()), ..acquire(&unique("call"), "") };
     let slot = granted(world.try_admit(hinted.clone()).await);
     assert_eq!(slot.voice_agent_id, campaign.id);
-    // A call keeps its lease although its agent is paused by now.
+    // The same call again keeps its lease, whatever its hints lead to by now.
+    set_default(&world, Some(&campaign)).await;
+    let elsewhere = granted(world.try_admit(acquire(&call, "")).await);
+    assert_eq!(
+        (&elsewhere.lease_id, elsewhere.resolution.expect("told").source()),
+        (&slot_of_default, ResolutionSource::Explicit)
+    );
+    set_default(&world, None).await;
+    assert_eq!(granted(world.try_admit(acquire(&call, "")).await).lease_id, slot_of_default);
+    assert_eq!(count(&world).await, 2, "no other default was made for it");
+    // And although its agent is paused by now.
     let pause = PauseVoiceAgentRequest { id: campaign.id.clone(), ..PauseVoiceAgentRequest::default() };
     granted(world.caller.agents().pause_voice_agent(pause).await);
     assert_eq!(granted(world.try_admit(hinted).await).lease_id, slot.lease_id);

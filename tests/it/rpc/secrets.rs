@@ -1,6 +1,6 @@
 //! Secrets are shown to those who may see them, and to nobody else, in no place.
 
-use std::{process::Command, time::Duration};
+use std::{fmt::Write as _, process::Command, time::Duration};
 
 use secrecy::ExposeSecret as _;
 use tonic::Code;
@@ -20,6 +20,8 @@ use crate::harness::{
 on_both_backends!(
     a_secret_is_shown_to_those_with_its_scope_who_ask,
     a_secret_follows_its_agent_through_every_revision,
+    a_call_that_is_live_keeps_the_secret_that_belongs_to_its_url,
+    a_request_that_comes_again_with_another_secret_is_another_request,
     a_secret_that_is_no_visible_ascii_is_refused_without_being_repeated,
 );
 
@@ -75,6 +77,36 @@ async fn a_secret_follows_its_agent_through_every_revision(world: World) {
     }
 }
 
+async fn a_call_that_is_live_keeps_the_secret_that_belongs_to_its_url(world: World) {
+    let agent = world.create(with_secret("old-4711")).await;
+    let call = acquire(&unique("call"), &agent.id);
+    granted(world.try_admit(call.clone()).await);
+    let moved = VoiceAgent {
+        id: agent.id.clone(),
+        ws_url: Some("wss://elsewhere.example/ws".into()),
+        ..with_secret("new-4711")
+    };
+    let request = UpdateVoiceAgentRequest { voice_agent: Some(moved), update_mask: None };
+    granted(world.caller.agents().update_voice_agent(request).await);
+    let routing = granted(world.try_admit(call).await).routing.expect("told");
+    assert_eq!((routing.ws_url.as_str(), routing.auth_token.as_deref()), ("wss://ai.example/ws", Some("old-4711")));
+    let routing = granted(world.try_admit(acquire(&unique("call"), &agent.id)).await).routing.expect("told");
+    assert_eq!(routing.auth_token.as_deref(), Some("new-4711"));
+}
+
+async fn a_request_that_comes_again_with_another_secret_is_another_request(world: World) {
+    let request_id = voxgate::domain::Env::system().uuid().to_string();
+    let request = |secret: &str| CreateVoiceAgentRequest {
+        voice_agent: Some(with_secret(secret)),
+        request_id: request_id.clone(),
+    };
+    let mut agents = world.caller.agents();
+    let first = granted(agents.create_voice_agent(request("one-4711")).await);
+    assert_eq!(granted(agents.create_voice_agent(request("one-4711")).await), first);
+    let other = agents.create_voice_agent(request("two-4711")).await;
+    refused(other, Code::FailedPrecondition, "IDEMPOTENCY_KEY_REUSED");
+}
+
 async fn a_secret_that_is_no_visible_ascii_is_refused_without_being_repeated(world: World) {
     for secret in ["", "white space 4711", "ünï-4711", &format!("4711{}", "x".repeat(4_096))] {
         let request = CreateVoiceAgentRequest { voice_agent: Some(with_secret(secret)), ..Default::default() };
@@ -92,18 +124,18 @@ async fn live_with(world: &World, canary: &str) -> String {
     let mut told = format!("{agent:?}");
     let patch = VoiceAgent { id: agent.id.clone(), name: Some("Grace".into()), ..with_secret(canary) };
     let request = UpdateVoiceAgentRequest { voice_agent: Some(patch), update_mask: None };
-    told += &format!("{:?}", agents.update_voice_agent(request).await);
-    told += &format!("{:?}", agents.list_voice_agents(ListVoiceAgentsRequest::default()).await);
+    write!(told, "{:?}", agents.update_voice_agent(request).await).expect("written");
+    write!(told, "{:?}", agents.list_voice_agents(ListVoiceAgentsRequest::default()).await).expect("written");
     let revisions = ListVoiceAgentRevisionsRequest { id: agent.id.clone(), ..Default::default() };
-    told += &format!("{:?}", agents.list_voice_agent_revisions(revisions).await);
+    write!(told, "{:?}", agents.list_voice_agent_revisions(revisions).await).expect("written");
     let node = world.node(voxgate::node_sim::Behaviour::default()).await;
     let dialler = world.caller_with(&["slots:acquire"]).await;
     let slot = granted(dialler.calls().acquire_slot(acquire(&unique("call"), &agent.id)).await);
-    told += &format!("{slot:?}{:?}", world.session(&slot).await);
+    write!(told, "{slot:?}{:?}", world.session(&slot).await).expect("written");
     // A faulty request that bears it.
     let bad = VoiceAgent { max_concurrent: Some(-1), ..with_secret(canary) };
     let bad = CreateVoiceAgentRequest { voice_agent: Some(bad), request_id: canary.to_owned() };
-    told += &format!("{:?}", agents.create_voice_agent(bad).await);
+    write!(told, "{:?}", agents.create_voice_agent(bad).await).expect("written");
     drop(node);
     told
 }
