@@ -3,9 +3,10 @@
 mod admission;
 mod behavior_rules;
 mod credentials;
-mod descriptors;
+pub(crate) mod descriptors;
 mod field_rules;
 mod keys;
+pub(crate) mod matrix;
 mod media_nodes;
 mod rate_limits;
 mod replicas;
