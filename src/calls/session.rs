@@ -27,7 +27,7 @@ impl Target {
 }
 
 impl Calls {
-    /// A callback token sees its own session alone, and whatever else it names as a call it is not bound to.
+    /// A callback token sees its own session alone; any other of its tenant, and any other call, it is not bound to.
     pub async fn session(&self, principal: &Principal, target: Target) -> Result<Session> {
         let tenant = principal.tenant();
         let session = match (&target, principal) {
@@ -35,6 +35,8 @@ impl Calls {
             (Target::Call(call), Principal::Call(bearer)) if *call == bearer.call => {
                 self.sessions.get(tenant, bearer.session).await?
             }
+            // Not looked for: the bearer is not told which other calls there are.
+            (Target::Call(call), Principal::Call(_)) => return Err(Error::CallNotBoundToToken { call: call.clone() }),
             (Target::Call(call), _) => self.sessions.of_call(tenant, call).await?,
             (Target::Session(id), _) => self.sessions.get(tenant, *id).await?,
         };

@@ -2,16 +2,19 @@
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-use prost::Message;
+use prost::{
+    Message,
+    bytes::{Buf as _, BufMut as _},
+};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::{InterceptedService, http::uri::PathAndQuery},
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
-use tonic_prost::ProstCodec;
 use tonic_types::StatusExt as _;
 use voxgate::proto::v1::{
     admission_service_client::AdmissionServiceClient, media_node_service_client::MediaNodeServiceClient,
@@ -103,15 +106,60 @@ impl Caller {
     }
 
     /// Calls any RPC by its path (`/package.Service/Method`) with one message, and passes over what is answered.
-    pub(crate) async fn call(&self, path: &str, request: impl Message + Default + 'static) -> Result<(), Status> {
+    pub(crate) async fn call(&self, path: &str, request: impl Message) -> Result<(), Status> {
+        self.ask(path, request.encode_to_vec()).await.map(|_| ())
+    }
+
+    /// The same in bytes: the first message that is answered, or nothing where a stream ends without one.
+    pub(crate) async fn ask(&self, path: &str, request: Vec<u8>) -> Result<Vec<u8>, Status> {
         let mut grpc = Grpc::new(self.service());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path: PathAndQuery = path.parse().expect("a path");
         // A unary RPC is a stream of one message each way, so this one call serves all four kinds.
         let messages = tokio_stream::once(request);
-        let codec = ProstCodec::<_, ()>::default();
-        let mut answers: Streaming<()> = grpc.streaming(Request::new(messages), path, codec).await?.into_inner();
-        answers.message().await.map(|_| ())
+        let mut answers: Streaming<Vec<u8>> =
+            grpc.streaming(Request::new(messages), path, Verbatim).await?.into_inner();
+        Ok(answers.message().await?.unwrap_or_default())
+    }
+}
+
+/// Messages as the bytes that they are.
+#[derive(Debug, Default)]
+struct Verbatim;
+
+impl Codec for Verbatim {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Verbatim {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Verbatim {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut bytes = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut bytes);
+        Ok(Some(bytes))
     }
 }
 

@@ -4,9 +4,9 @@ use prost::Message as _;
 
 /// One RPC of `voxgate.v1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rpc {
-    pub(super) service: String,
-    pub(super) method: String,
+pub(crate) struct Rpc {
+    pub(crate) service: String,
+    pub(crate) method: String,
 }
 
 impl Rpc {
@@ -15,7 +15,7 @@ impl Rpc {
     }
 }
 
-pub(super) fn every_rpc() -> Vec<Rpc> {
+pub(crate) fn every_rpc() -> Vec<Rpc> {
     let set = prost_types::FileDescriptorSet::decode(voxgate::proto::DESCRIPTOR_SET).expect("our descriptors");
     let files = set.file.iter().filter(|file| file.package() == "voxgate.v1");
     let mut rpcs: Vec<Rpc> = files

@@ -3,11 +3,12 @@
 mod admission;
 mod behavior_rules;
 mod credentials;
-mod descriptors;
+pub(crate) mod descriptors;
 mod field_rules;
 mod freshness;
 mod keys;
 mod lists;
+pub(crate) mod matrix;
 mod media_nodes;
 mod rate_limits;
 mod replicas;

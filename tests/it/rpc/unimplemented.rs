@@ -9,7 +9,7 @@ use crate::harness::world::{World, on_both_backends};
 
 on_both_backends!(exactly_these_rpcs_are_not_implemented);
 
-const UNIMPLEMENTED: &[&str] = &[
+pub(super) const UNIMPLEMENTED: &[&str] = &[
     "AdmissionService/AwaitSlot",
     "AdmissionService/Barge",
     "AdmissionService/ConferenceAdd",

@@ -229,6 +229,16 @@ async fn a_token_drives_its_own_call_alone(world: World) {
     let target = Some(get_session_request::Target::SessionId(other.session_id));
     let answer = call.service.sessions().get_session(GetSessionRequest { target }).await;
     refused(answer, Code::PermissionDenied, "CALL_NOT_BOUND_TO_TOKEN");
+    // Of its tenant's calls a token does not learn which there are.
+    for name in [other.call_id.clone(), unique("call")] {
+        let target = Some(get_session_request::Target::CallId(name.clone()));
+        let answer = call.service.sessions().get_session(GetSessionRequest { target }).await;
+        let status = refused(answer, Code::PermissionDenied, "CALL_NOT_BOUND_TO_TOKEN");
+        assert_eq!(status.metadata_of_reason()["call_id"], name);
+        let target = Some(end_session_request::Target::CallId(name));
+        let answer = call.service.sessions().end_session(EndSessionRequest { target, ..Default::default() }).await;
+        refused(answer, Code::PermissionDenied, "CALL_NOT_BOUND_TO_TOKEN");
+    }
     // Nor does it open anything but its call.
     let answer = call.service.calls().acquire_slot(acquire(&unique("call"), &call.slot.voice_agent_id)).await;
     refused(answer, Code::PermissionDenied, "SCOPE_REQUIRED");

@@ -14,12 +14,15 @@ use voxgate::{
 };
 
 use super::{PATIENCE, list, turned_away, until};
-use crate::harness::{
-    client::{Caller, Explained as _, faults, granted, refused},
-    pki::{Authority, Pair},
-    raw_node::{RawNode, hello},
-    server::{Prepared, TestServer},
-    world::{TestNode, World, acquire, unique},
+use crate::{
+    harness::{
+        client::{Caller, Explained as _, faults, granted, refused},
+        pki::{Authority, Pair},
+        raw_node::{RawNode, hello},
+        server::{Prepared, TestServer},
+        world::{TestNode, World, acquire, unique},
+    },
+    rpc::{descriptors::every_rpc, matrix::judge_by_scopes},
 };
 
 pub(super) const FLOW: &str = "spiffe://mesh.example/ns/prod/sa/flow";
@@ -28,6 +31,8 @@ const SANDBOX: &str = "sandbox.prod.svc";
 const NODE: &str = "node.prod.svc";
 const SHORT_LIVED_NODE: &str = "short.prod.svc";
 const OPERATOR: &str = "operator.prod.svc";
+/// What a service is limited to is another test's subject.
+const MANY: &str = "rate_limit_per_min = 60000";
 
 /// A server that knows some services by their certificates; the tests share it.
 pub(super) struct Mesh {
@@ -45,12 +50,12 @@ pub(super) static MESH: LazyLock<Mesh> = LazyLock::new(|| {
     let engine = "'voice_agents:read', 'voice_agents:write', 'slots:acquire', 'ai_sessions:read', \
                   'ai_sessions:control_admin'";
     let identities = [
-        (FLOW, &tenant, engine, ""),
-        ("Campaign.PROD.svc", &other, "'voice_agents:read', 'voice_agents:write'", "rate_limit_per_min = 60000"),
-        (SANDBOX, &tenant, &format!("{engine}, 'nodes:connect'"), "sandbox = true"),
+        (FLOW, &tenant, engine, MANY),
+        ("Campaign.PROD.svc", &other, "'voice_agents:read', 'voice_agents:write'", MANY),
+        (SANDBOX, &tenant, &format!("{engine}, 'nodes:connect'"), &format!("sandbox = true\n{MANY}")),
         (NODE, &tenant, "'nodes:connect'", ""),
-        (SHORT_LIVED_NODE, &other, "'nodes:connect'", ""),
-        (OPERATOR, &other, "'tenants:admin'", ""),
+        (SHORT_LIVED_NODE, &other, "'nodes:connect'", MANY),
+        (OPERATOR, &other, "'tenants:admin'", MANY),
     ];
     let mut config = "[listen]\nhandshake_timeout_ms = 3000\n[calls]\nheartbeat_interval_ms = 100\n\
                       [tls]\ncert_file = 'tls.crt'\nkey_file = 'tls.key'\nclient_ca_file = 'ca.crt'\n"
@@ -110,6 +115,25 @@ async fn a_service_is_known_by_its_spiffe_id_or_dns_name_and_reaches_its_tenant_
         refused(denied, Code::PermissionDenied, "SCOPE_REQUIRED").metadata_of_reason()["scope"],
         "tenants:admin"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_answered_by_its_scopes_as_a_key_would_be_at_every_rpc() {
+    let engine =
+        ["voice_agents:read", "voice_agents:write", "slots:acquire", "ai_sessions:read", "ai_sessions:control_admin"];
+    let sandbox = [&engine[..], &["nodes:connect"]].concat();
+    let services: [(&str, &[&'static str], bool); 4] = [
+        (FLOW, &engine, false),
+        (SANDBOX, &sandbox, true),
+        (SHORT_LIVED_NODE, &["nodes:connect"], false),
+        (OPERATOR, &["tenants:admin"], false),
+    ];
+    let mut cells = 0;
+    for (name, scopes, sandbox) in services {
+        cells += judge_by_scopes(&MESH.client(&[name]), scopes, sandbox).await;
+    }
+    println!("{cells} cells");
+    assert!(cells >= 4 * every_rpc().len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
