@@ -21,7 +21,7 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	scripts/walk.sh embedded
 	scripts/walk.sh postgres-redis
 
-bench: setup-test ## Measure admission beside a no-op RPC
+bench: setup-test ## Measure admission and agents beside servers and databases that do less
 	cargo bench --locked --bench rpc
 
 setup-test: ## Install the servers that the tests need, where missing

@@ -21,6 +21,9 @@ pub(crate) enum Work {
     /// In turn: a slot for a new call, and its release. Each is one request.
     Slots,
     Denials,
+    Read,
+    BareRead,
+    Create,
 }
 
 impl Work {
@@ -29,6 +32,9 @@ impl Work {
         match (self, last) {
             (Self::Noop, _) => lane.noop().await,
             (Self::Denials, _) => lane.be_denied().await,
+            (Self::Read, _) => lane.read().await,
+            (Self::BareRead, _) => lane.read_bare().await,
+            (Self::Create, _) => drop(lane.create().await),
             (Self::Slots, Some(hold)) => lane.release(hold).await,
             (Self::Slots, None) => return lane.acquire().await,
         }

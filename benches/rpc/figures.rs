@@ -55,7 +55,12 @@ impl Rounds {
 
     /// These rates by those of `whole`, round by round: what slows the machine for a while slows both of a round.
     pub(crate) fn share(&self, whole: &Self) -> (f64, f64, f64) {
-        spread(self.0.iter().zip(&whole.0).map(|(part, whole)| part.rate / whole.rate))
+        self.ratio(whole, |it| it.rate)
+    }
+
+    /// The same of any figure.
+    pub(crate) fn ratio(&self, whole: &Self, of: fn(&Figures) -> f64) -> (f64, f64, f64) {
+        spread(self.0.iter().zip(&whole.0).map(|(part, whole)| of(part) / of(whole)))
     }
 }
 

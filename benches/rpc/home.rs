@@ -7,17 +7,20 @@ use std::{
     process::Command,
 };
 
+use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
 use secrecy::ExposeSecret as _;
 use voxgate::domain::tenant::RATE_LIMIT_PER_MIN_MAX;
 
 use super::{
     harness::{
-        postgres::PrivatePostgres,
+        postgres::{self, PrivatePostgres},
         process::{Process, free_port},
         redis::PrivateRedis,
     },
     machine,
 };
+
+const DATABASE_URL: &str = "VOXGATE_DATABASE_URL";
 
 /// A running service and all that it stands on.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(crate) struct Home {
     pub(crate) title: String,
     key: String,
     addr: SocketAddr,
+    stores: Vec<(&'static str, String)>,
     // Ended in this order: the service before its stores.
     service: Process,
     _redis: Option<PrivateRedis>,
@@ -34,7 +38,7 @@ pub(crate) struct Home {
 impl Home {
     /// `voxgate dev`: SQLite, and slots in the process.
     pub(crate) fn embedded() -> Self {
-        Self::start("Embedded: `voxgate dev`, SQLite, slots in the process".to_owned(), "dev", &[], None, None)
+        Self::start("Embedded: `voxgate dev`, SQLite, slots in the process".to_owned(), "dev", Vec::new(), None, None)
     }
 
     /// `voxgate serve` on a private Postgres and a private Redis.
@@ -46,12 +50,12 @@ impl Home {
             machine::postgres_version(&database),
             machine::redis_version()
         );
-        let stores = [
-            ("VOXGATE_DATABASE_URL", database),
+        let stores = vec![
+            (DATABASE_URL, database),
             ("VOXGATE_REDIS_URL", redis.url().expose_secret().to_owned()),
             ("VOXGATE_KEY_RING", "bench:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned()),
         ];
-        Self::start(title, "serve", &stores, Some(redis), Some(postgres))
+        Self::start(title, "serve", stores, Some(redis), Some(postgres))
     }
 
     pub(crate) const fn addr(&self) -> SocketAddr {
@@ -62,6 +66,31 @@ impl Home {
         &self.key
     }
 
+    /// One more replica on the same stores, and where it serves.
+    pub(crate) fn another_replica(&self) -> (Process, SocketAddr) {
+        let (dir, addr) = (Process::folder("bench-replica"), local(free_port()));
+        let serve = voxgate(&dir, &self.stores, addr, &["serve"]);
+        (Process::start(dir, &serve), addr)
+    }
+
+    /// None where the rows are in SQLite.
+    pub(crate) fn postgres_url(&self) -> Option<&str> {
+        self.stores.iter().find(|(name, _)| *name == DATABASE_URL).map(|(_, url)| url.as_str())
+    }
+
+    /// Runs statements beside the service.
+    pub(crate) fn execute(&self, sql: &str) {
+        let done = match self.postgres_url() {
+            Some(url) => postgres::execute(url, sql),
+            None => {
+                let file = self.service.dir().join("data").join("voxgate.db");
+                let connection = SqliteConnection::establish(&file.to_string_lossy());
+                connection.expect("a database").batch_execute(sql).map_err(|error| error.to_string())
+            }
+        };
+        done.expect("the statements are right");
+    }
+
     /// The resident memory of the service in MiB, now and at most.
     pub(crate) fn memory(&self) -> (u64, u64) {
         machine::memory_mib(self.service.dir())
@@ -70,19 +99,13 @@ impl Home {
     fn start(
         title: String,
         command: &str,
-        stores: &[(&str, String)],
+        stores: Vec<(&'static str, String)>,
         redis: Option<PrivateRedis>,
         postgres: Option<PrivatePostgres>,
     ) -> Self {
         let dir = Process::folder("bench");
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (addr, admin) = (local(free_port()), local(free_port()));
-        let voxgate = |arguments: &[&str]| {
-            let mut voxgate = voxgate(&dir, stores);
-            voxgate.env("VOXGATE_GRPC_ADDR", addr.to_string()).env("VOXGATE_ADMIN_ADDR", admin.to_string());
-            voxgate.args(arguments);
-            voxgate
-        };
+        let addr = local(free_port());
+        let voxgate = |arguments: &[&str]| voxgate(&dir, &stores, addr, arguments);
         answer(voxgate(&["migrate"]));
         answer(voxgate(&["tenant", "create", "--name", "bench"]));
         // Not the sandbox key of `dev`, whose calls the simulated node would host: no home has a node here.
@@ -90,17 +113,23 @@ impl Home {
         let key = ["key", "create", "--tenant", "bench", "--name", "bench", "--scopes", "all"];
         let key = answer(voxgate(&[&key[..], &["--rate-limit-per-min", &most]].concat()));
         let serve = voxgate(&[command]);
-        Self { title, key, addr, service: Process::start(dir, &serve), _redis: redis, _postgres: postgres }
+        Self { title, key, addr, service: Process::start(dir, &serve), stores, _redis: redis, _postgres: postgres }
     }
 }
 
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
 /// The binary under the settings of this home, and none of the caller's.
-fn voxgate(dir: &Path, stores: &[(&str, String)]) -> Command {
+fn voxgate(dir: &Path, stores: &[(&str, String)], addr: SocketAddr, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_voxgate"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
         command.env_remove(name);
     }
     command.env("VOXGATE_DATA_DIR", dir.join("data")).envs(stores.iter().map(|(name, value)| (name, value)));
+    command.env("VOXGATE_GRPC_ADDR", addr.to_string()).env("VOXGATE_ADMIN_ADDR", local(free_port()).to_string());
+    command.args(arguments);
     command
 }
 

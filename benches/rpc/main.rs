@@ -1,4 +1,5 @@
-//! `make bench`: what admission costs beside an RPC of the same server that does nothing.
+//! `make bench`: what admission costs beside an RPC of the same server that does nothing, and agents beside a server that
+//! does nothing else, a database alone, and themselves.
 //!
 //! The client is this process. The server is the release binary in a process of its own, once on its embedded stores
 //! and once on a private Postgres and a private Redis. Throughput is measured in a closed loop, latency under a
@@ -8,26 +9,27 @@
 //! `VOXGATE_BENCH_SECONDS` sets the seconds of a cell. Only `cargo bench` measures: `cargo test --benches` runs this
 //! file too, and it returns at once.
 
+mod bare;
+mod changes;
 mod closed;
+mod creates;
 mod figures;
 #[expect(dead_code, reason = "shared with the tests, which need more of it")]
 mod harness;
 mod home;
+mod lists;
 mod machine;
 mod open;
+mod reads;
 mod report;
 mod subject;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use self::{
-    closed::Work,
-    figures::{Figures, Rounds},
-    home::Home,
-    report::Measured,
-    subject::Subject,
-};
+use self::{closed::Work, home::Home, report::Measured, subject::Subject};
 
+/// In this order; `cargo bench --bench rpc -- reads lists` measures some.
+const TOPICS: [&str; 5] = ["admission", "reads", "changes", "lists", "creates"];
 /// Requests in flight of the closed loop.
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 /// In flight where grants and denials are compared.
@@ -47,20 +49,29 @@ pub(crate) struct Span {
 }
 
 fn main() -> ExitCode {
+    bare::serve_if_asked();
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let span = span();
+    let (span, wanted) = (span(), wanted());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     println!("{}", machine::describe(span));
     let mut failed = false;
     for start in [Home::embedded, Home::production] {
         let home = start();
-        let measured = runtime.block_on(measure(&home, span));
-        println!("{}", report::render(&home, &measured));
-        failed |= !measured.faults.is_empty();
+        println!("\n## {}\n", home.title);
+        failed |= runtime.block_on(measure(&home, &wanted, span)) == Outcome::Failed;
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The topics that were named, or all.
+fn wanted() -> Vec<String> {
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    for name in &named {
+        assert!(TOPICS.contains(&name.as_str()), "{name} is none of {TOPICS:?}");
+    }
+    if named.is_empty() { TOPICS.map(str::to_owned).into() } else { named }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a setting of this program, not of the service")]
@@ -73,32 +84,55 @@ fn span() -> Span {
     Span { warm_up: measured / 10, measured }
 }
 
-async fn measure(home: &Home, span: Span) -> Measured {
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Clean,
+    Failed,
+}
+
+/// Prints each topic when it is done.
+async fn measure(home: &Home, wanted: &[String], span: Span) -> Outcome {
     let subject = Arc::new(Subject::connect(home.addr(), home.key()).await);
+    for topic in TOPICS.iter().filter(|topic| wanted.iter().any(|name| name == *topic)) {
+        let table = match (*topic, home.postgres_url()) {
+            ("admission", _) => report::admission(&admission(&subject, span).await),
+            ("reads", _) => reads::measure(&subject, span).await,
+            ("lists", _) => lists::measure(home, &subject, span).await,
+            ("changes", Some(_)) => changes::measure(home, &subject, span).await,
+            ("creates", Some(postgres)) => creates::measure(postgres, &subject, span).await,
+            // Those need a second replica, or a Postgres to compare with.
+            _ => continue,
+        };
+        println!("{table}");
+    }
+    let faults = subject.faults().await;
+    println!("{}", report::verdict(home, subject.tally.counts(), &faults));
+    if faults.is_empty() { Outcome::Clean } else { Outcome::Failed }
+}
+
+async fn admission(subject: &Arc<Subject>, span: Span) -> Measured {
     // Pools filled, statements prepared, scripts loaded, pages faulted in: before anything is measured.
-    closed::run(&subject, Work::Slots, CROWD, span).await;
+    closed::run(subject, Work::Slots, CROWD, span).await;
 
     let mut measured = Measured::default();
     for _ in 0..ROUNDS {
         for in_flight in IN_FLIGHT {
-            let noop = closed::run(&subject, Work::Noop, in_flight, span).await;
-            let slots = closed::run(&subject, Work::Slots, in_flight, span).await;
-            measured.closed(in_flight, noop, slots);
+            let noop = closed::run(subject, Work::Noop, in_flight, span).await;
+            let slots = closed::run(subject, Work::Slots, in_flight, span).await;
+            measured.closed.add(in_flight, noop, slots);
         }
-        measured.grants.add(closed::grants(&subject, CROWD, span).await);
+        measured.grants.add(closed::grants(subject, CROWD, span).await);
         let holder = subject.fill().await;
-        measured.denials.add(closed::run(&subject, Work::Denials, CROWD, span).await);
+        measured.denials.add(closed::run(subject, Work::Denials, CROWD, span).await);
         subject.lane(0).release(holder).await;
     }
 
-    let (noop_peak, slots_peak) = measured.peaks();
+    let (noop_peak, slots_peak) = measured.closed.peaks();
     measured.open_rates = (noop_peak / 2.0, slots_peak / 2.0);
     for _ in 0..ROUNDS {
-        measured.open_slots.add(open::run(&subject, Work::Slots, slots_peak / 2.0, span).await);
-        measured.open_noop.add(open::run(&subject, Work::Noop, slots_peak / 2.0, span).await);
-        measured.open_noop_own.add(open::run(&subject, Work::Noop, noop_peak / 2.0, span).await);
+        measured.open_slots.add(open::run(subject, Work::Slots, slots_peak / 2.0, span).await);
+        measured.open_noop.add(open::run(subject, Work::Noop, slots_peak / 2.0, span).await);
+        measured.open_noop_own.add(open::run(subject, Work::Noop, noop_peak / 2.0, span).await);
     }
-    measured.counts = subject.tally.counts();
-    measured.faults = subject.faults().await;
     measured
 }

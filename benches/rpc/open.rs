@@ -105,6 +105,9 @@ impl Run {
         match self.work {
             Work::Noop => lane.noop().await,
             Work::Denials => lane.be_denied().await,
+            Work::Read => lane.read().await,
+            Work::BareRead => lane.read_bare().await,
+            Work::Create => drop(lane.create().await),
             Work::Slots => {
                 // Connections are dealt in turn, so the turn of acquire and release is that of the fours.
                 let hold = if (number / 4).is_multiple_of(2) { None } else { self.held().pop_front() };

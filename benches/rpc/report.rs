@@ -2,13 +2,40 @@
 
 use std::fmt::Write as _;
 
-use super::{CROWD, Figures, Rounds, home::Home, subject::Counts};
+use super::{
+    CROWD,
+    figures::{Figures, Rounds},
+    home::Home,
+    subject::Counts,
+};
 
-/// Everything that was measured on one home.
+/// By requests in flight: what is compared with, and what is compared.
+#[derive(Debug, Default)]
+pub(crate) struct Versus(Vec<(usize, Rounds, Rounds)>);
+
+impl Versus {
+    pub(crate) fn add(&mut self, in_flight: usize, base: Figures, ours: Figures) {
+        if !self.0.iter().any(|(known, ..)| *known == in_flight) {
+            self.0.push((in_flight, Rounds::default(), Rounds::default()));
+        }
+        for (_, bases, ourss) in self.0.iter_mut().filter(|(known, ..)| *known == in_flight) {
+            bases.add(base);
+            ourss.add(ours);
+        }
+    }
+
+    /// The greatest median rate of each.
+    pub(crate) fn peaks(&self) -> (f64, f64) {
+        let medians = self.0.iter().map(|(_, base, ours)| (base.median().rate, ours.median().rate));
+        medians.fold((1.0, 1.0), |(bases, ourss), (base, ours)| (base.max(bases), ours.max(ourss)))
+    }
+}
+
+/// Everything about admission that was measured on one home.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
-    /// By requests in flight: the no-op, and slots.
-    closed: Vec<(usize, Rounds, Rounds)>,
+    /// The no-op, and slots.
+    pub(crate) closed: Versus,
     pub(crate) grants: Rounds,
     pub(crate) denials: Rounds,
     /// Half of the peak: the no-op's own, and that of slots.
@@ -16,60 +43,53 @@ pub(crate) struct Measured {
     pub(crate) open_slots: Rounds,
     pub(crate) open_noop: Rounds,
     pub(crate) open_noop_own: Rounds,
-    pub(crate) counts: Counts,
-    pub(crate) faults: Vec<String>,
 }
 
-impl Measured {
-    pub(crate) fn closed(&mut self, in_flight: usize, noop: Figures, slots: Figures) {
-        if !self.closed.iter().any(|(known, ..)| *known == in_flight) {
-            self.closed.push((in_flight, Rounds::default(), Rounds::default()));
-        }
-        for (_, noops, slotss) in self.closed.iter_mut().filter(|(known, ..)| *known == in_flight) {
-            noops.add(noop);
-            slotss.add(slots);
-        }
-    }
-
-    /// The greatest median rate: the no-op's, and that of slots.
-    pub(crate) fn peaks(&self) -> (f64, f64) {
-        let medians = self.closed.iter().map(|(_, noop, slots)| (noop.median().rate, slots.median().rate));
-        medians.fold((1.0, 1.0), |(noops, slotss), (noop, slots)| (noop.max(noops), slots.max(slotss)))
-    }
-}
-
-pub(crate) fn render(home: &Home, measured: &Measured) -> String {
-    let mut out = format!("\n## {}\n\n", home.title);
-    throughput(&mut out, measured);
+pub(crate) fn admission(measured: &Measured) -> String {
+    let mut out = versus("no-op", "acquire + release", "share of no-op", &measured.closed);
+    line(&mut out, "");
     grants_and_denials(&mut out, measured);
     constant_rate(&mut out, measured);
-    let Counts { noops, granted, released, denied, errors } = measured.counts;
+    out
+}
+
+/// What was counted and checked, at the end.
+pub(crate) fn verdict(home: &Home, counts: Counts, faults: &[String]) -> String {
+    let mut out = String::new();
+    let Counts { noops, granted, released, denied, bare_reads, reads, pages, changes, creates, errors } = counts;
     line(
         &mut out,
-        &format!("counted: {noops} no-ops, {granted} granted, {released} released, {denied} denied, {errors} errors"),
+        &format!(
+            "counted: {noops} no-ops, {granted} granted, {released} released, {denied} denied, {reads} agents read, \
+             {bare_reads} from the bare server, {pages} pages, {changes} changes, {creates} created, {errors} errors"
+        ),
     );
     let (now, most) = home.memory();
     line(&mut out, &format!("the server's resident memory: {now} MiB, {most} MiB at most"));
-    if measured.faults.is_empty() {
+    if faults.is_empty() {
         line(&mut out, "checked: every grant was released, nothing failed, and the usage at the end is 0");
     }
-    for fault in &measured.faults {
+    for fault in faults {
         line(&mut out, &format!("FAILED: {fault}"));
     }
     out
 }
 
-fn throughput(out: &mut String, measured: &Measured) {
+/// A table of what was compared in the closed loop.
+pub(crate) fn versus(base: &str, ours: &str, share: &str, of: &Versus) -> String {
+    let mut out = String::new();
     line(
-        out,
-        "| closed loop, in flight | no-op req/s | p50 ms | p99 ms \
-         | acquire + release req/s | p50 ms | p99 ms | share of no-op |",
+        &mut out,
+        &format!(
+            "| closed loop, in flight | {base} req/s | p50 ms | p99 ms | {ours} req/s | p50 ms | p99 ms | {share} |"
+        ),
     );
-    line(out, "|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for (in_flight, noop, slots) in &measured.closed {
-        line(out, &format!("| {in_flight} | {} | {} | {} |", cells(noop), cells(slots), percent(slots.share(noop))));
+    line(&mut out, "|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (in_flight, bases, ourss) in &of.0 {
+        let row = format!("| {in_flight} | {} | {} | {} |", cells(bases), cells(ourss), percent(ourss.share(bases)));
+        line(&mut out, &row);
     }
-    line(out, "");
+    out
 }
 
 fn grants_and_denials(out: &mut String, measured: &Measured) {

@@ -1,4 +1,5 @@
-//! The service as the client sees it: four connections, two voice agents, keys in turn, a count of every answer.
+//! The service as the client sees it: four connections, two voice agents, keys in turn, a count of every answer. Beside
+//! it the bare server, to which as many connections lead.
 
 use std::{
     net::SocketAddr,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
@@ -19,11 +20,14 @@ use tonic_types::StatusExt as _;
 use voxgate::{
     domain::tenant::RATE_LIMIT_PER_MIN_MAX,
     proto::v1::{
-        AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetUsageRequest, ReleaseSlotRequest,
-        VoiceAgent, admission_service_client::AdmissionServiceClient, tenant_service_client::TenantServiceClient,
+        AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetUsageRequest, GetVoiceAgentRequest,
+        ListVoiceAgentsRequest, ReleaseSlotRequest, UpdateVoiceAgentRequest, VoiceAgent,
+        admission_service_client::AdmissionServiceClient, tenant_service_client::TenantServiceClient,
         voice_agent_service_client::VoiceAgentServiceClient,
     },
 };
+
+use super::bare::Bare;
 
 /// Connections of the client.
 pub(crate) const CONNECTIONS: usize = 4;
@@ -42,15 +46,18 @@ type Key = MetadataValue<Ascii>;
 /// The service under measurement.
 pub(crate) struct Subject {
     lanes: Vec<Channel>,
+    bare_lanes: Vec<Channel>,
     keys: Vec<Key>,
     /// How many requests were signed.
     signed: AtomicUsize,
+    tenant: String,
     /// Has room for everyone.
     open_agent: String,
     /// Has room for one call.
     full_agent: String,
     calls: AtomicU64,
     pub(crate) tally: Tally,
+    _bare: Bare,
 }
 
 /// How many of each answer there were.
@@ -60,6 +67,12 @@ pub(crate) struct Tally {
     granted: AtomicU64,
     released: AtomicU64,
     denied: AtomicU64,
+    /// From the bare server.
+    bare_reads: AtomicU64,
+    reads: AtomicU64,
+    pages: AtomicU64,
+    changes: AtomicU64,
+    creates: AtomicU64,
     errors: AtomicU64,
     first_error: Mutex<Option<String>>,
 }
@@ -71,6 +84,11 @@ pub(crate) struct Counts {
     pub(crate) granted: u64,
     pub(crate) released: u64,
     pub(crate) denied: u64,
+    pub(crate) bare_reads: u64,
+    pub(crate) reads: u64,
+    pub(crate) pages: u64,
+    pub(crate) changes: u64,
+    pub(crate) creates: u64,
     pub(crate) errors: u64,
 }
 
@@ -82,11 +100,16 @@ impl Tally {
             granted: read(&self.granted),
             released: read(&self.released),
             denied: read(&self.denied),
+            bare_reads: read(&self.bare_reads),
+            reads: read(&self.reads),
+            pages: read(&self.pages),
+            changes: read(&self.changes),
+            creates: read(&self.creates),
             errors: read(&self.errors),
         }
     }
 
-    fn error(&self, what: &str) {
+    pub(crate) fn error(&self, what: &str) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         let mut first = self.first_error.lock().expect("nobody panics while holding it");
         first.get_or_insert_with(|| what.to_owned());
@@ -111,12 +134,7 @@ pub(crate) struct Hold {
 impl Subject {
     /// Waits until it serves, connects, and makes the agents.
     pub(crate) async fn connect(addr: SocketAddr, key: &str) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("a URL").tcp_nodelay(true);
-        tokio::time::timeout(PATIENCE, until_it_serves(&endpoint)).await.expect("the service serves");
-        let mut lanes = Vec::new();
-        for _ in 0..CONNECTIONS {
-            lanes.push(endpoint.connect().await.expect("a connection"));
-        }
+        let lanes = connect(addr).await;
         let key = bearer(key);
         let open_agent = create_agent(&lanes[0], &key, AGENT_LIMIT).await;
         let full_agent = create_agent(&lanes[0], &key, 1).await;
@@ -124,18 +142,45 @@ impl Subject {
         for _ in 0..KEYS {
             keys.push(create_key(&lanes[0], &key).await);
         }
-        let (signed, calls) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { lanes, keys, signed, open_agent, full_agent, calls, tally: Tally::default() }
+        let bare = Bare::start(&open_agent);
+        Self {
+            lanes,
+            bare_lanes: connect(bare.addr).await,
+            keys,
+            signed: AtomicUsize::new(0),
+            tenant: open_agent.tenant_id,
+            open_agent: open_agent.id,
+            full_agent: full_agent.id,
+            calls: AtomicU64::new(0),
+            tally: Tally::default(),
+            _bare: bare,
+        }
     }
 
     /// The connection of the `index`th worker.
     pub(crate) fn lane(&self, index: usize) -> Lane<'_> {
-        let channel = &self.lanes[index % self.lanes.len()];
+        let (channel, bare) = (&self.lanes[index % self.lanes.len()], &self.bare_lanes[index % self.bare_lanes.len()]);
+        self.lane_on(channel, bare)
+    }
+
+    /// Connections to another replica of the same service, of which one is used.
+    pub(crate) async fn lane_to(&self, addr: SocketAddr) -> Lane<'_> {
+        self.lane_on(&connect(addr).await[0], &self.bare_lanes[0])
+    }
+
+    fn lane_on(&self, channel: &Channel, bare: &Channel) -> Lane<'_> {
         Lane {
             subject: self,
             health: HealthClient::new(channel.clone()),
             admission: AdmissionServiceClient::new(channel.clone()),
+            agents: VoiceAgentServiceClient::new(channel.clone()),
+            bare: VoiceAgentServiceClient::new(bare.clone()),
         }
+    }
+
+    /// The tenant of the key.
+    pub(crate) fn tenant(&self) -> &str {
+        &self.tenant
     }
 
     /// Takes the full agent's one slot.
@@ -168,6 +213,18 @@ impl Subject {
         faults
     }
 
+    fn get(&self, agent: &str) -> Request<GetVoiceAgentRequest> {
+        self.signed(GetVoiceAgentRequest { id: agent.to_owned(), ..GetVoiceAgentRequest::default() })
+    }
+
+    fn judge_read(&self, what: &str, counter: &AtomicU64, answer: Result<Response<VoiceAgent>, Status>) {
+        match answer {
+            Ok(answer) if answer.get_ref().id == self.open_agent => count(counter),
+            Ok(_) => self.tally.error(&format!("{what}: another agent")),
+            Err(status) => self.tally.failure(what, &status),
+        }
+    }
+
     fn signed<T>(&self, message: T) -> Request<T> {
         let turn = self.signed.fetch_add(1, Ordering::Relaxed);
         signed(message, &self.keys[turn % self.keys.len()])
@@ -186,9 +243,11 @@ fn signed<T>(message: T, key: &Key) -> Request<T> {
 
 /// One worker's view of one connection.
 pub(crate) struct Lane<'s> {
-    subject: &'s Subject,
+    pub(crate) subject: &'s Subject,
     health: HealthClient<Channel>,
     admission: AdmissionServiceClient<Channel>,
+    agents: VoiceAgentServiceClient<Channel>,
+    bare: VoiceAgentServiceClient<Channel>,
 }
 
 impl Lane<'_> {
@@ -237,6 +296,70 @@ impl Lane<'_> {
         }
     }
 
+    /// The agent that has room for everyone, as the service knows it.
+    pub(crate) async fn read(&mut self) {
+        let (subject, request) = (self.subject, self.subject.get(&self.subject.open_agent));
+        let answer = self.agents.get_voice_agent(request).await;
+        subject.judge_read("GetVoiceAgent", &subject.tally.reads, answer);
+    }
+
+    /// The same question to the bare server, with the same credential on it.
+    pub(crate) async fn read_bare(&mut self) {
+        let (subject, request) = (self.subject, self.subject.get(&self.subject.open_agent));
+        let answer = self.bare.get_voice_agent(request).await;
+        subject.judge_read("GetVoiceAgent, bare", &subject.tally.bare_reads, answer);
+    }
+
+    /// The agent's revision, as this replica knows it.
+    pub(crate) async fn revision(&mut self, agent: &str) -> Option<i64> {
+        let request = self.subject.get(agent);
+        let answer = self.agents.get_voice_agent(request).await;
+        self.take("GetVoiceAgent", &self.subject.tally.reads, answer).map(|agent| agent.revision)
+    }
+
+    /// A page of 100 agents: the token of the next one.
+    pub(crate) async fn page(&mut self, token: &str) -> Option<String> {
+        let request = ListVoiceAgentsRequest {
+            page_size: 100,
+            page_token: token.to_owned(),
+            ..ListVoiceAgentsRequest::default()
+        };
+        let request = self.subject.signed(request);
+        let answer = self.agents.list_voice_agents(request).await;
+        self.take("ListVoiceAgents", &self.subject.tally.pages, answer).map(|page| page.next_page_token)
+    }
+
+    /// An agent's id.
+    pub(crate) async fn create(&mut self) -> Option<String> {
+        let request = CreateVoiceAgentRequest { voice_agent: Some(agent("bench")), ..Default::default() };
+        let request = self.subject.signed(request);
+        let answer = self.agents.create_voice_agent(request).await;
+        self.take("CreateVoiceAgent", &self.subject.tally.creates, answer).map(|agent| agent.id)
+    }
+
+    /// The revision at which the agent is called `name`.
+    pub(crate) async fn rename(&mut self, agent: &str, name: &str) -> Option<i64> {
+        let renamed = VoiceAgent { id: agent.to_owned(), name: Some(name.to_owned()), ..VoiceAgent::default() };
+        let request = UpdateVoiceAgentRequest { voice_agent: Some(renamed), ..UpdateVoiceAgentRequest::default() };
+        let request = self.subject.signed(request);
+        let answer = self.agents.update_voice_agent(request).await;
+        self.take("UpdateVoiceAgent", &self.subject.tally.changes, answer).map(|agent| agent.revision)
+    }
+
+    /// What was answered, counted.
+    fn take<T>(&self, rpc: &str, counter: &AtomicU64, answer: Result<Response<T>, Status>) -> Option<T> {
+        match answer {
+            Ok(answer) => {
+                count(counter);
+                Some(answer.into_inner())
+            }
+            Err(status) => {
+                self.subject.tally.failure(rpc, &status);
+                None
+            }
+        }
+    }
+
     async fn try_acquire(&mut self, agent: &str) -> Result<Hold, Status> {
         let call = format!("bench-{}", self.subject.calls.fetch_add(1, Ordering::Relaxed));
         let request = AcquireSlotRequest {
@@ -256,6 +379,17 @@ fn is_full(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted && info.is_some_and(|info| info.reason == "MAX_CONCURRENT_EXCEEDED")
 }
 
+/// Waits until it serves.
+async fn connect(addr: SocketAddr) -> Vec<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("a URL").tcp_nodelay(true);
+    tokio::time::timeout(PATIENCE, until_it_serves(&endpoint)).await.expect("the service serves");
+    let mut lanes = Vec::new();
+    for _ in 0..CONNECTIONS {
+        lanes.push(endpoint.connect().await.expect("a connection"));
+    }
+    lanes
+}
+
 async fn until_it_serves(endpoint: &Endpoint) {
     loop {
         if let Ok(channel) = endpoint.connect().await {
@@ -269,22 +403,22 @@ async fn until_it_serves(endpoint: &Endpoint) {
     }
 }
 
-async fn create_agent(channel: &Channel, key: &Key, limit: i32) -> String {
-    let agent = VoiceAgent {
-        name: Some(format!("bench {limit}")),
-        ws_url: Some("wss://ai.example.com/calls".to_owned()),
-        max_concurrent: Some(limit),
-        ..VoiceAgent::default()
-    };
+fn agent(name: &str) -> VoiceAgent {
+    let ws_url = Some("wss://ai.example.com/calls".to_owned());
+    VoiceAgent { name: Some(name.to_owned()), ws_url, ..VoiceAgent::default() }
+}
+
+async fn create_agent(channel: &Channel, key: &Key, limit: i32) -> VoiceAgent {
+    let agent = VoiceAgent { max_concurrent: Some(limit), ..agent(&format!("bench {limit}")) };
     let request = CreateVoiceAgentRequest { voice_agent: Some(agent), ..CreateVoiceAgentRequest::default() };
     let answer = VoiceAgentServiceClient::new(channel.clone()).create_voice_agent(signed(request, key)).await;
-    answer.expect("the agent is created").into_inner().id
+    answer.expect("the agent is created").into_inner()
 }
 
 async fn create_key(channel: &Channel, key: &Key) -> Key {
     let request = CreateApiKeyRequest {
         name: "bench".to_owned(),
-        scopes: vec!["slots:acquire".to_owned()],
+        scopes: ["slots:acquire", "voice_agents:read", "voice_agents:write"].map(str::to_owned).into(),
         rate_limit_per_min: i32::try_from(RATE_LIMIT_PER_MIN_MAX).ok(),
         ..CreateApiKeyRequest::default()
     };
