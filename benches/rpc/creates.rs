@@ -35,8 +35,8 @@ pub(crate) async fn measure(postgres: &str, subject: &Arc<Subject>, span: Span) 
     let mut creates = Versus::default();
     for _ in 0..ROUNDS {
         let bare = insert(&clients, &tenant, span).await;
-        let created = closed::run(subject, Work::Create, connections, span).await;
-        creates.add(connections, bare, created);
+        let ours = closed::run(subject, Work::Create, connections, span).await;
+        creates.add(connections, bare, ours);
     }
     report::versus("bare INSERT … RETURNING", "CreateVoiceAgent", "share of bare", &creates)
 }

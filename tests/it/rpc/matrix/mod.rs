@@ -327,13 +327,13 @@ async fn calls_of_two_tenants_that_are_named_alike_are_driven_apart(world: World
     }
     let hold = HoldRequest { call_id: call.clone(), ..HoldRequest::default() };
     let state = GetCallStateRequest { call_id: call.clone(), ..GetCallStateRequest::default() };
-    let held = async |caller: &Caller| {
+    let is_on_hold = async |caller: &Caller| {
         granted(caller.calls().get_call_state(state.clone()).await).call_state.expect("a state").held
     };
     let tokens: Vec<_> = slots.iter().map(|slot| world.caller.with(&slot.callback_token)).collect();
     granted(tokens[0].calls().hold(hold.clone()).await);
-    assert!(held(&tokens[0]).await && held(&world.caller).await);
-    assert!(!held(&tokens[1]).await && !held(&neighbour.caller).await);
+    assert!(is_on_hold(&tokens[0]).await && is_on_hold(&world.caller).await);
+    assert!(!is_on_hold(&tokens[1]).await && !is_on_hold(&neighbour.caller).await);
     granted(neighbour.caller.calls().hangup(HangupRequest { call_id: call, ..HangupRequest::default() }).await);
     assert_eq!(neighbour.session(&slots[1]).await.status(), SessionStatus::Ended);
     assert_eq!(world.session(&slots[0]).await.status(), SessionStatus::Active);
