@@ -33,9 +33,9 @@ use super::bare::Bare;
 pub(crate) const CONNECTIONS: usize = 4;
 /// The most that an agent may have.
 pub(crate) const AGENT_LIMIT: i32 = 10_000;
-/// Used in turn: one may do 1,666 requests a second, so all of them 213,000, and each takes its share of the limiter's
-/// work.
-const KEYS: usize = 128;
+/// Used in turn: one may do 1,666 requests a second, so all of them 106,000, more than two cores answer. Each takes its
+/// share of the limiter's work, and is read from the database again every 0.8 s.
+const KEYS: usize = 64;
 /// The longest lease: none may run out in a cell.
 const LEASE_SECONDS: i64 = 300;
 /// Until a service that was just started must serve.

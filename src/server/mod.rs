@@ -43,6 +43,7 @@ use crate::{
     proto::DESCRIPTOR_SET,
     redis::Redis,
     sessions::SqlSessionStore,
+    telemetry,
     tenants::{
         Authenticator, MemoryRateLimiter, MeshIdentities, RateLimiter, RateLimits, RedisRateLimiter, TenantStore,
         TokenKey, TokenSigner,
@@ -147,12 +148,12 @@ impl Service {
         let Self { config, stores, metrics, grpc, tls, admin, nodes } = self;
         let (closing, admin_stop) = (CancellationToken::new(), CancellationToken::new());
         let readiness = admin::Readiness::new(stores.clone(), closing.clone());
-        let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics, admin_stop.clone()));
+        let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics.clone(), admin_stop.clone()));
 
         let env = Env::system();
         let rooms = Rooms::on(&stores, &config.cache, &env);
         if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
-            let upkeep = upkeep(&stores, &rooms, &closing);
+            let upkeep = upkeep(&stores, &rooms, metrics, &closing);
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
@@ -235,12 +236,14 @@ async fn sweep(calls: Calls, closing: CancellationToken) {
     calls.sweep_until(closing).await;
 }
 
-/// What goes on beside the requests until the end: hearing of other replicas' changes, and writing when keys were used.
-fn upkeep(stores: &Stores, rooms: &Rooms, closing: &CancellationToken) -> JoinHandle<()> {
+/// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used, and
+/// adding up what was measured.
+fn upkeep(stores: &Stores, rooms: &Rooms, metrics: PrometheusHandle, closing: &CancellationToken) -> JoinHandle<()> {
     let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
     let closing = closing.clone();
     tokio::spawn(async move {
-        tokio::join!(database.tell_changes(changes, closing.clone()), uses.write_until(closing));
+        let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
+        tokio::join!(database.tell_changes(changes, closing.clone()), uses.write_until(closing), adding_up);
     })
 }
 

@@ -19,7 +19,7 @@ mod redis;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -62,7 +62,8 @@ struct Inner {
     shared: Arc<dyn RateLimiter>,
     /// Judges while the shared accounts cannot be asked.
     fallback: MemoryRateLimiter,
-    accounts: Mutex<Accounts>,
+    /// Read at every request, and written once a subject.
+    accounts: RwLock<Accounts>,
     /// Until when the shared accounts are not asked; none while they answer.
     away: Mutex<Option<Instant>>,
 }
@@ -86,7 +87,7 @@ struct Account {
 impl RateLimits {
     pub fn new(shared: Arc<dyn RateLimiter>) -> Self {
         let fallback = MemoryRateLimiter::new(Arc::new(SystemClock));
-        let accounts = Mutex::new(Accounts { known: HashMap::new(), sweep_at: SWEEP_FROM });
+        let accounts = RwLock::new(Accounts { known: HashMap::new(), sweep_at: SWEEP_FROM });
         Self { inner: Arc::new(Inner { shared, fallback, accounts, away: Mutex::new(None) }) }
     }
 
@@ -118,11 +119,11 @@ enum Reach {
 
 impl Inner {
     fn account(&self, subject: Subject) -> Arc<Account> {
-        let mut accounts = self.accounts.lock().expect("nobody panics while holding it");
-        let Accounts { known, sweep_at } = &mut *accounts;
-        if let Some(account) = known.get(&subject) {
+        if let Some(account) = self.accounts.read().expect("nobody panics while holding it").known.get(&subject) {
             return account.clone();
         }
+        let mut accounts = self.accounts.write().expect("nobody panics while holding it");
+        let Accounts { known, sweep_at } = &mut *accounts;
         if known.len() >= *sweep_at {
             let now = Instant::now();
             // One that somebody else holds is in use.
@@ -331,7 +332,7 @@ mod tests {
         let (limits, _) = limits(true);
         for number in 0..(2 * ACCOUNTS_MAX) as u128 {
             drop(limits.inner.account(Subject { id: Uuid::from_u128(number), ..SUBJECT }));
-            assert!(limits.inner.accounts.lock().expect("nobody panicked").known.len() <= SWEEP_FROM);
+            assert!(limits.inner.accounts.read().expect("nobody panicked").known.len() <= SWEEP_FROM);
         }
     }
 }
