@@ -19,7 +19,10 @@ use serde::Deserialize;
 
 pub use self::tls::{ClientCerts, TlsSettings};
 use crate::{
-    agents::CacheSettings, calls::CallSettings, db::PoolSettings, grpc::layers::RpcSettings, redis::RedisSettings,
+    calls::CallSettings,
+    db::{CacheSettings, PoolSettings},
+    grpc::layers::RpcSettings,
+    redis::RedisSettings,
     tenants::MeshSettings,
 };
 

@@ -14,7 +14,7 @@ mod sql;
 use async_trait::async_trait;
 
 pub use self::{
-    cache::{AgentCache, CacheSettings},
+    cache::AgentCache,
     resolve::{Found, Hints, Resolved, Source, Step},
     rewrap::{Rewrapped, rewrap},
     service::{Patch, Transition, VoiceAgents},

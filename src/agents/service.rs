@@ -1,6 +1,6 @@
 //! What may be done with a tenant's voice agents.
 //!
-//! Reading is from memory, and as old as [`CacheSettings`](super::CacheSettings) allow; changing never is.
+//! Reading is from memory, and as old as [`CacheSettings`](crate::db::CacheSettings) allow; changing never is.
 //! Every change is made on the revision that was read and written only if that still is the current one, so no
 //! update is lost: with an etag the loser is told, without one the change is made again on what is there now.
 

@@ -20,6 +20,7 @@ use std::{
 };
 
 use quick_cache::{Weighter, sync};
+use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::domain::{Error, Result, error::Dependency};
@@ -30,6 +31,38 @@ const STRIPES: usize = 256;
 const LOAD_PATIENCE: Duration = Duration::from_millis(300);
 /// After a load that failed, older answers are given for this long without asking again.
 const LOAD_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a replica keeps in memory of rows that it reads at every call.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSettings {
+    /// Voice agents, in bytes (default 64 MiB: some 60,000 small ones, or 200 with the largest behavior).
+    pub agents_max_bytes: usize,
+    /// Tenants and API keys, in bytes each (default 16 MiB: some 16,000).
+    pub tenants_max_bytes: usize,
+    /// Age at which an agent or a tenant is read again although no notice of a change came (default 5,000 ms).
+    pub fresh_ms: u64,
+    /// The same of an API key (default 800 ms: a revoked key is refused within a second
+    /// by every replica that reaches the database).
+    pub key_fresh_ms: u64,
+    /// How long agents and tenants that are known are used while the database is away (default 3,600,000 ms).
+    pub outage_ms: u64,
+    /// The same of API keys (default 300,000 ms: for as long a replica that is cut off may not hear that one was revoked).
+    pub key_outage_ms: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            agents_max_bytes: 64 << 20,
+            tenants_max_bytes: 16 << 20,
+            fresh_ms: 5_000,
+            key_fresh_ms: 800,
+            outage_ms: 3_600_000,
+            key_outage_ms: 300_000,
+        }
+    }
+}
 
 /// How old an answer may be.
 #[derive(Debug, Clone, Copy)]

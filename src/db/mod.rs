@@ -28,7 +28,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tracing::Instrument as _;
 
-pub use self::changes::{Change, Listener};
+pub use self::{
+    cache::CacheSettings,
+    changes::{Change, Listener},
+};
 use self::{connection::Manager, error::unavailable};
 pub(crate) use self::{
     connection::{Connection, query},

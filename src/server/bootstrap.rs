@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Service, Stores, rooms::Rooms, secrets};
 use crate::{
-    agents::{CacheSettings, Filter, Rewrapped},
+    agents::{Filter, Rewrapped},
     config::Config,
-    db::{Database, Listener},
+    db::{CacheSettings, Database, Listener},
     domain::{
         Env,
         page::PageRequest,

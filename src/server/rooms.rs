@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::Stores;
 use crate::{
-    agents::{AgentCache, CacheSettings, SqlVoiceAgentStore, VoiceAgents},
-    db::{Change, Listener},
+    agents::{AgentCache, SqlVoiceAgentStore, VoiceAgents},
+    db::{CacheSettings, Change, Listener},
     domain::Env,
     tenants::{Directory, DirectoryLimits, KeyUses, SqlTenantStore, TenantStore, Tenants},
 };
