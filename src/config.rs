@@ -111,7 +111,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `postgres://…`, for `serve` and the one-off commands.
     pub database_url: Option<SecretString>,
-    /// `redis://…`, for `serve`.
+    /// `redis://…`, `redis+sentinel://…` or `redis+cluster://…`, each also as `rediss…`; for `serve`.
     pub redis_url: Option<SecretString>,
     /// Which log lines, as `tracing-subscriber` filters them (default `info`).
     #[serde(default = "default_log")]

@@ -49,6 +49,8 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
     let fallbacks = "Requests whose rate was limited by this replica alone, since Redis did not answer.";
     metrics::describe_counter!("voxgate_rate_limit_fallbacks_total", fallbacks);
+    let lost = "Connections to Redis that were given up, by cause: broken, silent or demoted.";
+    metrics::describe_counter!("voxgate_redis_connections_lost_total", lost);
     metrics::describe_counter!("voxgate_connections_refused_total", "Connections closed at accept, over the limit.");
     metrics::describe_counter!("voxgate_connections_garbled_total", "Connections closed: not what this port speaks.");
     metrics::describe_counter!("voxgate_tls_handshakes_failed_total", "TLS handshakes that failed otherwise.");

@@ -196,6 +196,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn those_who_are_turned_away_together_do_not_come_back_together() {
+        let delay = Duration::from_secs(5);
+        let delays: std::collections::BTreeSet<_> = (0..100).map(|_| jittered(delay)).collect();
+        assert!(delays.iter().all(|it| (delay..=delay.mul_f64(1.2)).contains(it)), "{delays:?}");
+        assert!(delays.len() > 90, "{} of 100 differ", delays.len());
+    }
+
     fn refused(fields: &[String], description: &str) -> (Status, Vec<FieldViolation>) {
         let mut violations = Violations::default();
         for field in fields {

@@ -1,46 +1,36 @@
-//! Redis: one connection that all rooms of this replica share, and how a script is run on it.
+//! Redis: the connections that all rooms of this replica share, and how a script is run on them.
 //!
-//! What a failure means is for the room to say: [`Failure`] tells a server that cannot serve now from a mistake of
-//! ours, and names nobody's store. The scripts and their keys are in the rooms too.
+//! One server, the master that sentinels name, or a cluster: the URL says which, and no room has to know. What a failure
+//! means is for the room to say: [`Failure`] tells a server that cannot serve now from a mistake of ours, and names
+//! nobody's store. The scripts and their keys are in the rooms too.
 //!
-//! Deliberately absent: retries. Only the caller knows whether the same may be asked twice.
+//! Deliberately absent: retries of what may have been carried out. Only the caller knows whether the same may be asked
+//! twice.
 
-mod connection;
+mod cluster;
+mod dial;
+mod link;
+mod map;
+mod script;
+mod settings;
+mod slots;
+mod target;
 
-use std::{sync::Arc, time::Duration};
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{runtime::Handle, time::Instant};
 
-use deadpool_redis::redis::{ScriptInvocation, Value, cmd};
-use secrecy::SecretString;
-
-use self::connection::SharedConnection;
-use crate::domain::{Error, Result, error::Internal};
-
-/// How long Redis may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RedisSettings {
-    /// Milliseconds that one command may take, default 500. A healthy Redis answers in one; longer than this and
-    /// the caller is better served by UNAVAILABLE while it can still try again.
-    pub command_timeout_ms: u64,
-    /// Milliseconds that connecting may take, default 1,000: name resolution and one lost packet's retransmission.
-    pub connect_timeout_ms: u64,
-}
-
-impl Default for RedisSettings {
-    fn default() -> Self {
-        Self { command_timeout_ms: 500, connect_timeout_ms: 1_000 }
-    }
-}
-
-impl RedisSettings {
-    const fn command_timeout(&self) -> Duration {
-        Duration::from_millis(self.command_timeout_ms)
-    }
-
-    const fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(self.connect_timeout_ms)
-    }
-}
+use self::{
+    cluster::Cluster,
+    dial::{Dialer, Sentinels},
+    link::{Link, Place, Trouble},
+    target::{Home, Target},
+};
+pub use self::{
+    script::{Script, ScriptInvocation},
+    settings::RedisSettings,
+};
+use crate::domain::{Error, Result, error::Internal, violations::Violations};
 
 /// Why a command has no answer.
 #[derive(Debug)]
@@ -61,33 +51,132 @@ impl Failure {
     }
 }
 
-/// One Redis (6.2 or later) of policy `noeviction`. Clones share the connection.
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Unreachable(why) => Self::Unavailable(Internal::new(why.as_ref())),
+            Trouble::Silent => Self::Unavailable(Internal::new("Redis did not answer in time")),
+            Trouble::Failed(error) if is_our_bug(&error) => Self::OurBug(Internal::new(error)),
+            Trouble::Failed(error) => Self::Unavailable(Internal::new(error)),
+        }
+    }
+}
+
+/// Redis (6.2 or later) of policy `noeviction`. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    connection: Arc<SharedConnection>,
+    servers: Servers,
+    settings: RedisSettings,
+}
+
+#[derive(Debug, Clone)]
+enum Servers {
+    One(Link),
+    Cluster(Cluster),
 }
 
 impl Redis {
     /// Connects with the first command, and again whenever that is necessary: a Redis that is down just now is no
-    /// error here, only a URL that cannot be one.
+    /// error here, only a URL that cannot be one and files that cannot be read.
     pub fn connect(url: &SecretString, settings: RedisSettings) -> Result<Self> {
-        Ok(Self { connection: Arc::new(SharedConnection::new(url, &settings)?) })
+        let mut violations = Violations::default();
+        let parsed = Target::parse(url.expose_secret()).map_err(|faults| violations.absorb("", faults)).ok();
+        settings.check_files(parsed.as_ref().is_none_or(|target| target.is_tls), &mut violations);
+        let Target { home, is_tls, login, sentinel_login } = violations.into_result(parsed)?;
+        let runtime = Handle::try_current().ok();
+        let server = Dialer { login, is_tls, settings: settings.clone(), runtime };
+        let budget = settings.command_timeout();
+        let servers = match home {
+            Home::One(address) => Servers::One(Link::new(Place::At(address, server), budget)),
+            Home::Cluster(seeds) => Servers::Cluster(Cluster::new(seeds, server)),
+            Home::Sentinels { addresses, master } => {
+                let sentinel = Dialer { login: sentinel_login, ..server.clone() };
+                Servers::One(Link::new(Place::Master(Sentinels { addresses, master, sentinel, server }), budget))
+            }
+        };
+        Ok(Self { servers, settings })
     }
 
     /// Runs a script, also one that the server has forgotten.
     pub async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value, Failure> {
-        let mut shared = self.connection.get().await?;
-        match script.invoke_async(&mut shared.connection).await {
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(self.connection.failed(&shared, error)),
+        let deadline = self.deadline();
+        match self.send(script, &script.by_hash(), deadline).await {
+            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                Ok(self.send(script, &script.by_text(), deadline).await?)
+            }
+            answer => Ok(answer?),
         }
     }
 
+    /// Whether Redis answers. A cluster does as long as one of its servers does.
     pub async fn ping(&self) -> Result<(), Failure> {
-        let mut shared = self.connection.get().await?;
-        match cmd("PING").query_async::<Value>(&mut shared.connection).await {
-            Ok(_pong) => Ok(()),
-            Err(error) => Err(self.connection.failed(&shared, error)),
+        let deadline = self.deadline();
+        match &self.servers {
+            Servers::One(link) => link.send(&cmd("PING"), false, deadline).await?,
+            Servers::Cluster(cluster) => cluster.ping(deadline).await?,
+        };
+        Ok(())
+    }
+
+    async fn send(&self, script: &ScriptInvocation<'_>, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
+        match &self.servers {
+            Servers::One(link) => link.send(command, false, deadline).await,
+            Servers::Cluster(cluster) => cluster.send(slots::slot_of(script.first_key()), command, deadline).await,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.settings.command_timeout()
+    }
+}
+
+/// `ERR` comes from a script's own check, `WRONGTYPE` from a key that is not what we made it, `CROSSSLOT` from keys
+/// without a common tag; every other code (LOADING, READONLY, NOREPLICAS, OOM…) says that Redis cannot serve now.
+fn is_our_bug(error: &RedisError) -> bool {
+    matches!(code_of(error), Some("ERR" | "WRONGTYPE" | "CROSSSLOT"))
+}
+
+/// The code of what the server answers. Redis before 7 wraps what stopped a script: `ERR Error running script (…):
+/// … -READONLY You can't write…`.
+fn code_of(error: &RedisError) -> Option<&str> {
+    let code = error.code()?;
+    let wrapped = || {
+        let detail = error.detail().filter(|detail| detail.starts_with("Error running script"))?;
+        detail.split_whitespace().find_map(|word| {
+            word.strip_prefix('-').filter(|it| it.len() > 1 && it.bytes().all(|byte| byte.is_ascii_uppercase()))
+        })
+    };
+    Some(if code == "ERR" { wrapped().unwrap_or(code) } else { code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(line: &str) -> RedisError {
+        let value = deadpool_redis::redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("a reply");
+        value.extract_error().expect_err("an error")
+    }
+
+    #[test]
+    fn what_stops_a_script_is_told_from_a_script_that_is_wrong() {
+        for (line, code, is_bug) in [
+            ("ERR bad lease", "ERR", true),
+            ("WRONGTYPE Operation against a key", "WRONGTYPE", true),
+            ("CROSSSLOT Keys in request", "CROSSSLOT", true),
+            ("READONLY You can't write against a read only replica.", "READONLY", false),
+            ("NOREPLICAS Not enough good replicas to write.", "NOREPLICAS", false),
+            ("OOM command not allowed", "OOM", false),
+            ("LOADING Redis is loading", "LOADING", false),
+            (
+                "ERR Error running script (call to f_1): @user_script:3: @user_script: 3: -READONLY You can't write",
+                "READONLY",
+                false,
+            ),
+            ("ERR Error running script (call to f_1): @user_script:3: user_script:3: bad lease", "ERR", true),
+        ] {
+            let error = answered(line);
+            assert_eq!((code_of(&error), is_our_bug(&error)), (Some(code), is_bug), "{line}");
         }
     }
 }

@@ -94,7 +94,7 @@ impl Stores {
     }
 
     fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
-        let redis = Redis::connect(redis, config.redis).context("VOXGATE_REDIS_URL")?;
+        let redis = Redis::connect(redis, config.redis.clone()).context("VOXGATE_REDIS_URL and [redis]")?;
         Ok(Self {
             ring: secrets::required(config)?,
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,

@@ -7,5 +7,7 @@ mod conformance;
 mod edge;
 mod faults;
 mod harness;
+mod history;
+mod redis_faults;
 mod rpc;
 mod tls;

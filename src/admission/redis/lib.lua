@@ -36,6 +36,11 @@ local now_us = time[1] * 1000000 + time[2]
 local now = math.floor(now_us / 1000)
 local AFTER_NOW = string.format('(%.0f', now)
 
+-- A server that may not write may not answer either: a replica, or a primary that was cut off from its replicas, holds
+-- what is old, and a lease that was renewed elsewhere would be called lost. Deleting what is not there changes nothing,
+-- and such a server refuses it. KEYS[1] is a hash in every script.
+redis.call('HDEL', KEYS[1], '')
+
 local function integer(text, least, most, name)
     local value = tonumber(text)
     if not value or value ~= math.floor(value) or value < least or value > most then

@@ -12,7 +12,7 @@ mod scripts;
 use std::fmt;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{ScriptInvocation, Value};
+use deadpool_redis::redis::Value;
 
 use self::scripts::{AgentKeys, Scripts, TenantKeys};
 use super::SlotStore;
@@ -23,10 +23,10 @@ use crate::{
         ids::{CallId, LeaseId, TenantId, VoiceAgentId},
         lease::{Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
     },
-    redis::{Failure, Redis},
+    redis::{Failure, Redis, ScriptInvocation},
 };
 
-/// [`SlotStore`] on one Redis (6.2 or later) of policy `noeviction`.
+/// [`SlotStore`] on Redis (6.2 or later) of policy `noeviction`: one server, the master of sentinels, or a cluster.
 pub struct RedisSlotStore {
     redis: Redis,
     scripts: Scripts,

@@ -1,8 +1,9 @@
 //! The Lua scripts, each behind the locals that they share, and the names of their keys.
 
-use deadpool_redis::redis::Script;
-
-use crate::domain::ids::{TenantId, VoiceAgentId};
+use crate::{
+    domain::ids::{TenantId, VoiceAgentId},
+    redis::Script,
+};
 
 const LIB: &str = include_str!("lib.lua");
 

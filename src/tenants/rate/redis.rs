@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{Script, from_redis_value};
+use deadpool_redis::redis::from_redis_value;
 
 use super::RateLimiter;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         error::Dependency,
         rate::{Borrowed, Rate, Subject},
     },
-    redis::Redis,
+    redis::{Redis, Script},
 };
 
 /// [`RateLimiter`] by one script a loan.

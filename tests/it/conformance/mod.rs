@@ -8,7 +8,7 @@ mod fence;
 mod operation_store;
 mod rate_limiter;
 mod session_store;
-mod slot_fixture;
+pub(crate) mod slot_fixture;
 mod slot_model;
 mod slot_redis;
 mod slot_store;

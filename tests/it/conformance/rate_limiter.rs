@@ -42,7 +42,8 @@ impl Fixture for Redis {
     fn start() -> Self {
         let server = PrivateRedis::start_with_clock_shim();
         // Patient: a busy machine must not fail a test that is about something else.
-        let settings = RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000 };
+        let settings =
+            RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000, ..RedisSettings::default() };
         let redis = SharedRedis::connect(&server.url(), settings).expect("a URL");
         Self { server, limiter: Arc::new(RedisRateLimiter::new(redis)) }
     }

@@ -23,7 +23,10 @@ use voxgate::{
 };
 
 use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, secs};
-use crate::harness::{process::free_port, redis::PrivateRedis};
+use crate::harness::{
+    process::free_port,
+    redis::{PrivateRedis, patient},
+};
 
 pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
     let client = redis::Client::open(server.url().expose_secret()).expect("a URL");
@@ -32,7 +35,7 @@ pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&st
 }
 
 fn store_at(url: &SecretString) -> RedisSlotStore {
-    RedisSlotStore::new(SharedRedis::connect(url, RedisSettings::default()).expect("a URL"))
+    RedisSlotStore::new(SharedRedis::connect(url, patient()).expect("a URL"))
 }
 
 fn is_unavailable(error: &Error) -> bool {
@@ -183,7 +186,7 @@ async fn a_bug_of_ours_is_not_called_an_outage() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_redis_hangs_callers_fail_fast_and_recover_with_it() {
     let server = PrivateRedis::start();
-    let settings = RedisSettings { command_timeout_ms: 200, connect_timeout_ms: 200 };
+    let settings = RedisSettings { command_timeout_ms: 200, connect_timeout_ms: 200, ..RedisSettings::default() };
     let store = RedisSlotStore::new(SharedRedis::connect(&server.url(), settings).expect("a URL"));
     store.ping().await.expect("it answers");
     server.signal("STOP");

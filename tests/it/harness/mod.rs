@@ -1,10 +1,13 @@
 //! What tests stand on: private servers on free ports, ended with the test process.
 
+pub(crate) mod chaos;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod raw_node;
 pub(crate) mod redis;
+pub(crate) mod sentinel;
 pub(crate) mod server;
 pub(crate) mod world;

@@ -104,6 +104,12 @@ pub(crate) fn wait_for<T>(what: &str, patience: Duration, mut probe: impl FnMut(
     }
 }
 
+/// Lets time pass outside of any runtime.
+#[expect(clippy::disallowed_methods, reason = "the harness waits outside of any runtime")]
+pub(crate) fn pause(span: Duration) {
+    std::thread::sleep(span);
+}
+
 /// The first of `names` that is on the PATH or in one of `folders`, or a panic that says how to install it.
 pub(crate) fn find_program(names: &[&str], folders: &[PathBuf], install: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();

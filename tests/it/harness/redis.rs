@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
+use deadpool_redis::redis::{Client, FromRedisValue, RedisResult, cmd};
 use secrecy::SecretString;
+use voxgate::redis::RedisSettings;
 
 use super::process::{Process, find_program, free_port, wait_for};
 
@@ -35,11 +37,29 @@ static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
 
 static SHARED: LazyLock<PrivateRedis> = LazyLock::new(PrivateRedis::start);
 
+/// The budget of a command on a machine that runs many tests at once, where 50 ms are not much.
+pub(crate) const PATIENT: &str = "[redis]\ncommand_timeout_ms = 500\n";
+
+/// The same for a store of a test's own.
+pub(crate) fn patient() -> RedisSettings {
+    RedisSettings { command_timeout_ms: 500, ..RedisSettings::default() }
+}
+
+/// Asks a server one thing, whatever its URL says about logins.
+pub(crate) fn ask<T: FromRedisValue>(url: &str, words: &[&str]) -> RedisResult<T> {
+    let client = Client::open(url)?;
+    let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+    connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+    cmd(words[0]).arg(&words[1..]).query(&mut connection)
+}
+
 #[derive(Debug)]
 pub(crate) struct PrivateRedis {
     port: u16,
     process: Mutex<Option<Process>>,
     clock: Option<MovedClock>,
+    /// Of the command line, beside our own.
+    args: Vec<String>,
 }
 
 /// The file that the shim reads.
@@ -52,7 +72,16 @@ struct MovedClock {
 
 impl PrivateRedis {
     pub(crate) fn start() -> Self {
-        Self::launch(None)
+        Self::start_with(&[])
+    }
+
+    /// With these on its command line too.
+    pub(crate) fn start_with(args: &[&str]) -> Self {
+        Self::launch(None, free_port(), args)
+    }
+
+    pub(crate) fn start_at(port: u16, args: &[&str]) -> Self {
+        Self::launch(None, port, args)
     }
 
     /// One whose wall clock can be moved.
@@ -60,7 +89,7 @@ impl PrivateRedis {
         let path = Process::folder("clock").join("offset");
         fs::write(&path, 0_i64.to_ne_bytes()).expect("the offset is written");
         let offset = File::options().write(true).open(&path).expect("the offset is there");
-        Self::launch(Some(MovedClock { offset, path, micros: AtomicI64::new(0) }))
+        Self::launch(Some(MovedClock { offset, path, micros: AtomicI64::new(0) }), free_port(), &[])
     }
 
     /// For tests that neither kill it, flush it nor move its clock.
@@ -68,14 +97,19 @@ impl PrivateRedis {
         &SHARED
     }
 
-    fn launch(clock: Option<MovedClock>) -> Self {
-        let redis = Self { port: free_port(), process: Mutex::new(None), clock };
+    fn launch(clock: Option<MovedClock>, port: u16, args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        let redis = Self { port, process: Mutex::new(None), clock, args };
         redis.restart();
         redis
     }
 
     pub(crate) fn url(&self) -> SecretString {
         format!("redis://127.0.0.1:{}", self.port).into()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Moves its wall clock on.
@@ -111,6 +145,7 @@ impl PrivateRedis {
         let mut command = Command::new(server);
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);
+        command.args(&self.args);
         if let Some(clock) = &self.clock {
             command.env("LD_PRELOAD", &*SHIM).env("VOXGATE_CLOCK_OFFSET", &clock.path);
         }
@@ -142,7 +177,8 @@ impl PrivateRedis {
     }
 
     fn answers(&self) -> bool {
-        self.ask("PING", "+PONG").unwrap_or(false)
+        // Without a login it may refuse to answer, which is an answer too.
+        ["+PONG", "-NOAUTH"].iter().any(|answer| self.ask("PING", answer).unwrap_or(false))
     }
 
     /// Whether the answer to an inline command begins so.

@@ -99,8 +99,13 @@ impl TestServer {
 
     /// Another replica on the same stores, whose operator's key is known already.
     pub(crate) fn production_with_key(database_url: &str, redis_url: &str, key: String) -> Self {
+        Self::configured(database_url, redis_url, key, redis::PATIENT)
+    }
+
+    /// Another replica under a configuration of its own.
+    pub(crate) fn configured(database_url: &str, redis_url: &str, key: String, config: &str) -> Self {
         let stores = stores(database_url, redis_url);
-        Self::start(Process::folder("serve"), &["serve"], &stores, key)
+        Self::start(configured(config, &[]), &["serve", "--config", CONFIG_FILE], &stores, key)
     }
 
     /// A number that `/metrics` tells; 0 where nothing was counted yet.
@@ -114,7 +119,8 @@ impl TestServer {
     pub(crate) fn production_with_ring(database_url: &str, redis_url: &str, key: &str, ring: &str) -> Self {
         let mut stores = stores(database_url, redis_url);
         stores[2].1 = ring;
-        Self::start(Process::folder("serve"), &["serve"], &stores, key.to_owned())
+        let dir = configured(redis::PATIENT, &[]);
+        Self::start(dir, &["serve", "--config", CONFIG_FILE], &stores, key.to_owned())
     }
 
     /// A server of its own for a test that kills things.
@@ -210,7 +216,7 @@ impl Prepared {
 
     /// `voxgate serve` on them, by a configuration with TLS that names `files` in its folder.
     pub(crate) fn serve_tls(&self, config: &str, files: &[(&str, &str)]) -> TestServer {
-        let dir = configured(config, files);
+        let dir = configured(&format!("{config}\n{}", redis::PATIENT), files);
         let args = ["serve", "--config", CONFIG_FILE];
         let stores = stores(&self.database_url, &self.redis_url);
         let mut server = TestServer::start(dir, &args, &stores, self.admin_key.clone());

@@ -1,0 +1,36 @@
+//! What callers of the slot store see while Redis fails, moves or is hidden, and what is left afterwards.
+//!
+//! Each of these servers is the test's own. Figures that a test measures are printed (`--nocapture` shows them).
+
+mod blackhole;
+mod cluster;
+mod load;
+mod partition;
+mod replies;
+mod restarts;
+mod sentinel;
+mod tls;
+
+use std::sync::Arc;
+
+use voxgate::{
+    admission::RedisSlotStore,
+    domain::{Error, error::Dependency},
+    redis::{Redis, RedisSettings},
+};
+
+use crate::conformance::slot_fixture::Caller;
+
+fn store_at(url: &str, settings: RedisSettings) -> Arc<RedisSlotStore> {
+    Arc::new(RedisSlotStore::new(Redis::connect(&url.to_owned().into(), settings).expect("a URL")))
+}
+
+/// A tenant of its own on a store of its own.
+fn caller_at(url: &str, settings: RedisSettings) -> Caller {
+    Caller::of(store_at(url, settings))
+}
+
+#[track_caller]
+fn unavailable(error: &Error) {
+    assert!(matches!(error, Error::Unavailable(Dependency::SlotStore, Some(_))), "{error:?}");
+}
