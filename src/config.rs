@@ -67,6 +67,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenSettings {
+    /// Threads that serve requests, each its own connections (default 0: one a core).
+    pub threads: usize,
     /// Connections at once; more are closed at accept (default 10,000: each idle one costs some 16 KiB).
     pub max_connections: usize,
     /// Requests at once on one connection (default 200; the library's own default has no limit).
@@ -88,6 +90,7 @@ pub struct ListenSettings {
 impl Default for ListenSettings {
     fn default() -> Self {
         Self {
+            threads: 0,
             max_connections: 10_000,
             max_streams_per_connection: 200,
             handshake_timeout_ms: 5_000,
@@ -95,6 +98,16 @@ impl Default for ListenSettings {
             keepalive_timeout_ms: 10_000,
             drain_notice_ms: 2_000,
             drain_cap_ms: 20_000,
+        }
+    }
+}
+
+impl ListenSettings {
+    /// As many as the machine, or its control group, lets run at once.
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
         }
     }
 }

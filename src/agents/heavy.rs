@@ -8,12 +8,15 @@ const AT_ONCE: usize = 2;
 
 static PERMITS: Semaphore = Semaphore::const_new(AT_ONCE);
 
-/// Does `work`, which is heavy if there is a behavior to check. Only on a runtime of several threads.
-pub async fn check<T>(heavy: bool, work: impl FnOnce() -> T) -> T {
+/// Does `work`, which is heavy if there is a behavior to check.
+pub async fn check<T: Send + 'static>(heavy: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
     if !heavy {
         return work();
     }
     // Never closed; without a permit it is done all the same.
     let _permit = PERMITS.acquire().await;
-    tokio::task::block_in_place(work)
+    match tokio::task::spawn_blocking(work).await {
+        Ok(checked) => checked,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }

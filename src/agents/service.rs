@@ -163,11 +163,11 @@ impl VoiceAgents {
         tenant: TenantId,
         id: VoiceAgentId,
         etag: Option<&str>,
-        patch: &Patch,
+        patch: Patch,
         actor: &str,
     ) -> Result<VoiceAgent> {
         let heavy = patch.paths.iter().any(|path| path.is_behavior());
-        self.change(tenant, id, (etag, actor), heavy, |agent| {
+        self.change(tenant, id, (etag, actor), heavy, move |agent| {
             agent.spec = patch.applied_to(&agent.spec)?;
             Ok(!patch.paths.is_empty())
         })
@@ -183,7 +183,7 @@ impl VoiceAgents {
         transition: Transition,
         actor: &str,
     ) -> Result<VoiceAgent> {
-        self.change(tenant, id, (etag, actor), false, |agent| {
+        self.change(tenant, id, (etag, actor), false, move |agent| {
             let status = transition.applied_to(agent)?;
             let moves = status != agent.status;
             agent.status = status;
@@ -202,7 +202,7 @@ impl VoiceAgents {
         actor: &str,
     ) -> Result<VoiceAgent> {
         let earlier = self.at(tenant, id, revision).await?.spec;
-        self.change(tenant, id, (etag, actor), earlier.behavior.is_some(), |agent| {
+        self.change(tenant, id, (etag, actor), earlier.behavior.is_some(), move |agent| {
             // What was valid then must be so by today's rules; and its system instruction is compiled anew.
             agent.spec = earlier.written_anew().map_err(Error::from)?;
             Ok(true)
@@ -216,14 +216,18 @@ impl VoiceAgents {
         id: VoiceAgentId,
         (etag, actor): (Option<&str>, &str),
         heavy: bool,
-        change: impl Fn(&mut VoiceAgent) -> Result<bool> + Send + Sync,
+        change: impl Fn(&mut VoiceAgent) -> Result<bool> + Send + Sync + 'static,
     ) -> Result<VoiceAgent> {
+        let change = Arc::new(change);
         loop {
             let mut agent = self.current(tenant, id).await?;
             if etag.is_some_and(|etag| etag != agent.etag()) {
                 return Err(Error::EtagMismatch { current: agent.etag() });
             }
-            if !heavy::check(heavy, || change(&mut agent)).await? {
+            let change = change.clone();
+            let (changes, mut agent) =
+                heavy::check(heavy, move || Ok::<_, Error>((change(&mut agent)?, agent))).await?;
+            if !changes {
                 return Ok(agent);
             }
             agent.revision += 1;

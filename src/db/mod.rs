@@ -67,8 +67,9 @@ const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 
 /// SQLite has one writer; a second connection would wait for the first, and a third for the second.
 const SQLITE_CONNECTIONS: usize = 1;
-/// Behind a slow disk, callers of the one connection queue up.
-const SQLITE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Behind a slow disk, callers of the one connection queue up; within the deadline of a request they still have time to
+/// be served, and there is no other replica to turn to.
+const SQLITE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a store does with a connection.
 pub(crate) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'c>>;

@@ -46,7 +46,9 @@ pub struct Rate {
 const BURST_MIN: u32 = 10;
 /// A tenth of the limit may come at once.
 const BURST_SHARE: u32 = 10;
-/// A replica borrows at most a tenth of a second's worth at once.
+/// A replica borrows at most a quarter of a second's worth at once,
+const LOANS_A_SECOND: u32 = 4;
+/// and after a denial comes back when a tenth of a second's worth is there.
 const CHUNKS_A_SECOND: u32 = 10;
 
 impl Rate {
@@ -68,7 +70,12 @@ impl Rate {
         (self.limit / BURST_SHARE).max(BURST_MIN.min(self.limit))
     }
 
-    /// How many a replica borrows at once at most: a tenth of a second's worth, at least one.
+    /// How many a replica borrows at once at most, while they are spent in time.
+    pub fn loan(self) -> u32 {
+        (self.limit / (self.window_s * LOANS_A_SECOND)).max(1)
+    }
+
+    /// How many must be there before it is worth while to ask again, after a denial.
     pub fn chunk(self) -> u32 {
         (self.limit / (self.window_s * CHUNKS_A_SECOND)).max(1)
     }

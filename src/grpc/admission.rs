@@ -92,7 +92,7 @@ impl Api {
     async fn carry<Q: VerbRequest, A: From<Executed>>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
         let Incoming { principal, deadline, message } = Incoming::of(request)?;
         let mut instruction = read_verb(message)?;
-        instruction.deadline = deadline.map(super::layers::Deadline::answer_by);
+        instruction.deadline = Some(deadline.answer_by());
         let executed = self.calls.execute(&principal, instruction).await?;
         Ok(Response::new(executed.into()))
     }

@@ -53,6 +53,13 @@ impl Deadline {
     }
 }
 
+/// Who calls, and how long it waits.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) principal: Principal,
+    pub(super) deadline: Deadline,
+}
+
 /// What the connection proved before its first request.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
@@ -130,23 +137,27 @@ where
         let fresh = self.service.clone();
         let service = std::mem::replace(&mut self.service, fresh);
         let gate = self.gate.clone();
-        let span = tracing::info_span!("rpc", rpc.method = rpc, tenant.id = tracing::field::Empty);
         async move {
             let started = Instant::now();
-            let response = match gate.pass(service, request, access).await {
+            let response = match gate.pass(service, request, rpc, access).await {
                 Ok(response) => response,
-                Err(error) => Status::from(error).into_http(),
+                Err(error) => tracing::info_span!("rpc", rpc.method = rpc).in_scope(|| Status::from(error).into_http()),
             };
             measure(rpc, &response, started.elapsed());
             Ok(response)
         }
-        .instrument(span)
         .boxed()
     }
 }
 
 impl Inner {
-    async fn pass<S>(&self, service: S, mut request: Request<Body>, access: access::Access) -> Result<Response<Body>>
+    async fn pass<S>(
+        &self,
+        service: S,
+        mut request: Request<Body>,
+        rpc: &'static str,
+        access: access::Access,
+    ) -> Result<Response<Body>>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
@@ -167,10 +178,10 @@ impl Inner {
                 self.rates.check(subject, rate).await?;
             }
             access.check(&principal)?;
-            tracing::Span::current().record("tenant.id", tracing::field::display(principal.tenant()));
-            request.extensions_mut().insert(principal);
-            request.extensions_mut().insert(Deadline(Instant::now() + budget));
-            in_our_words(answer(service, request).await)
+            // Not before all of it is known: a field that is filled in later costs more than all the others.
+            let span = tracing::info_span!("rpc", rpc.method = rpc, tenant.id = %principal.tenant());
+            request.extensions_mut().insert(Caller { principal, deadline: Deadline(Instant::now() + budget) });
+            in_our_words(answer(service, request).instrument(span).await)
         };
         let caught = AssertUnwindSafe(work).catch_unwind();
         let outcome = match streams {
@@ -256,7 +267,7 @@ fn measure(rpc: &'static str, response: &Response<Body>, took: Duration) {
     let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
     metrics::counter!("voxgate_rpcs_total", "rpc" => rpc, "code" => code_name(code)).increment(1);
     metrics::histogram!("voxgate_rpc_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
-    tracing::debug!(rpc.code = code_name(code), rpc.duration_ms = took.as_millis(), "rpc answered");
+    tracing::debug!(rpc.method = rpc, rpc.code = code_name(code), rpc.duration_ms = took.as_millis(), "rpc answered");
 }
 
 const fn code_name(code: tonic::Code) -> &'static str {

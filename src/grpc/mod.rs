@@ -16,7 +16,7 @@ mod voice_agents;
 
 use tonic::{Request, Status, service::Routes};
 
-use self::layers::Deadline;
+use self::layers::{Caller, Deadline};
 use crate::{
     agents::VoiceAgents,
     calls::Calls,
@@ -73,14 +73,15 @@ impl Api {
 /// A request with what the layers found out about its caller.
 struct Incoming<T> {
     principal: Principal,
-    deadline: Option<Deadline>,
+    deadline: Deadline,
     message: T,
 }
 
 impl<T> Incoming<T> {
     fn of(request: Request<T>) -> Result<Self, Status> {
         let (_, mut extensions, message) = request.into_parts();
-        let principal = extensions.remove().ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
-        Ok(Self { principal, deadline: extensions.remove(), message })
+        let caller = extensions.remove().ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
+        let Caller { principal, deadline } = caller;
+        Ok(Self { principal, deadline, message })
     }
 }

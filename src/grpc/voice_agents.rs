@@ -30,7 +30,7 @@ impl VoiceAgentService for Api {
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let heavy = message.voice_agent.as_ref().is_some_and(|agent| agent.behavior.is_some());
-        let (spec, request) = heavy::check(heavy, || read_create(message)).await?;
+        let (spec, request) = heavy::check(heavy, move || read_create(message)).await?;
         let agent = self.agents.create(principal.tenant(), spec, request, principal.actor()).await?;
         Ok(Response::new(write(&agent)))
     }
@@ -70,7 +70,7 @@ impl VoiceAgentService for Api {
     ) -> Result<Response<v1::VoiceAgent>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let (id, etag, patch) = read_update(message)?;
-        let agent = self.agents.update(principal.tenant(), id, etag.as_deref(), &patch, &principal.actor()).await?;
+        let agent = self.agents.update(principal.tenant(), id, etag.as_deref(), patch, &principal.actor()).await?;
         Ok(Response::new(write(&agent)))
     }
 
@@ -173,7 +173,7 @@ impl VoiceAgentService for Api {
         request: Request<v1::PreviewSystemInstructionRequest>,
     ) -> Result<Response<v1::PreviewSystemInstructionResponse>, Status> {
         let Incoming { message, .. } = Incoming::of(request)?;
-        let system_instruction = heavy::check(true, || read_preview(message)).await?.system_instruction;
+        let system_instruction = heavy::check(true, move || read_preview(message)).await?.system_instruction;
         Ok(Response::new(v1::PreviewSystemInstructionResponse { system_instruction }))
     }
 }

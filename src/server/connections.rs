@@ -31,10 +31,9 @@ use crate::grpc::layers::Peer;
 /// What every HTTP/2 client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Accepts while fewer than `most` are open, and closes what comes on top at once: a peer that hears nothing would wait.
-/// Each has `handshake` to shake hands and send its preface.
-pub(super) fn limited(
-    listener: TcpListener,
+/// Those that `dealt` brings, each with `handshake` to shake hands and send its preface, at most `most` at once.
+pub(super) fn shaken(
+    dealt: impl Stream<Item = Accepted>,
     most: usize,
     handshake: Duration,
     acceptor: Option<Acceptor>,
@@ -44,44 +43,54 @@ pub(super) fn limited(
         AbortOnDropHandle::new(tokio::spawn(accepted.shake_hands(acceptor.clone(), deadline)))
     };
     // As many as there are permits, so that none of them waits for its turn.
-    let shaken = accepted(listener, most).map(begin).buffer_unordered(most.saturating_add(1));
+    let shaken = dealt.map(begin).buffer_unordered(most.saturating_add(1));
     // One that failed was counted; the listener itself is well.
     shaken.filter_map(|ended| std::future::ready(ended.ok().flatten().map(Ok)))
 }
 
-fn accepted(listener: TcpListener, most: usize) -> impl Stream<Item = Accepted> {
-    let open = Arc::new(Semaphore::new(most));
-    futures_util::stream::unfold((listener, open), move |(listener, open)| async move {
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                // Such as too many open files: the listener itself is well.
-                Err(error) => {
-                    tracing::warn!(error = %error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = open.clone().try_acquire_owned() else {
-                metrics::counter!("voxgate_connections_refused_total").increment(1);
+/// Accepts while fewer than `most` are open, and closes what comes on top at once: a peer that hears nothing would wait.
+pub(super) async fn accept(listener: &TcpListener, open: &Arc<Semaphore>) -> Accepted {
+    loop {
+        // It will be read on another runtime than the listener's.
+        let stream = match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => stream,
+            // Such as too many open files: the listener itself is well.
+            Err(error) => {
+                tracing::warn!(error = %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
-            };
-            // Small frames must not wait for each other.
-            let _ = stream.set_nodelay(true);
-            return Some((Accepted { stream, permit }, (listener, open)));
-        }
-    })
+            }
+        };
+        let Ok(permit) = open.clone().try_acquire_owned() else {
+            metrics::counter!("voxgate_connections_refused_total").increment(1);
+            continue;
+        };
+        // Small frames must not wait for each other.
+        let _ = stream.set_nodelay(true);
+        return Accepted { stream, permit, share: None };
+    }
 }
 
 /// A connection on which nothing was said yet.
-struct Accepted {
-    stream: TcpStream,
+pub(super) struct Accepted {
+    stream: std::net::TcpStream,
     permit: OwnedSemaphorePermit,
+    share: Option<Share>,
+}
+
+/// Held by each connection that a worker serves.
+pub(super) type Share = Arc<()>;
+
+impl Accepted {
+    pub(super) fn of(self, share: Share) -> Self {
+        Self { share: Some(share), ..self }
+    }
 }
 
 impl Accepted {
     async fn shake_hands(self, acceptor: Option<Acceptor>, deadline: Instant) -> Option<Limited> {
-        let Self { stream, permit } = self;
+        let Self { stream, permit, share } = self;
+        let stream = TcpStream::from_std(stream).ok()?;
         let (stream, peer) = match acceptor {
             None => (Transport::Plain(stream), Peer::default()),
             Some(acceptor) => {
@@ -96,7 +105,7 @@ impl Accepted {
             }
         };
         let awaited = Awaited { seen: 0, deadline: Box::pin(tokio::time::sleep_until(deadline)) };
-        Some(Limited { stream, peer, awaited: Some(awaited), _permit: permit })
+        Some(Limited { stream, peer, awaited: Some(awaited), _permit: permit, _share: share })
     }
 }
 
@@ -136,6 +145,7 @@ pub(super) struct Limited {
     /// Until the preface has come.
     awaited: Option<Awaited>,
     _permit: OwnedSemaphorePermit,
+    _share: Option<Share>,
 }
 
 enum Transport {

@@ -10,6 +10,7 @@ mod rooms;
 mod secrets;
 mod streams;
 mod tls;
+mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +18,6 @@ use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::{LayerExt as _, Routes},
@@ -30,7 +30,7 @@ use tonic_health::{
 use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
-use self::rooms::Rooms;
+use self::{rooms::Rooms, workers::Workers};
 use crate::{
     admission::{MemorySlotStore, RedisSlotStore, SlotStore},
     calls::{self, Calls},
@@ -158,10 +158,8 @@ impl Service {
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
             let routes = routes(api, health, &closing)?;
-            let incoming = incoming(grpc, tls, &config.listen, &closing);
-            let server = transport(&config.listen, gate.clone()).add_routes(routes);
-            let mut server =
-                tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
+            let mut workers = workers(&config.listen, tls, gate.clone(), routes, &closing)?;
+            workers.deal(grpc, config.listen.max_connections, closing.clone());
             let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
             let watch =
                 tokio::spawn(report_health(reporter.clone(), readiness.clone(), nodes.clone(), closing.clone()));
@@ -169,8 +167,8 @@ impl Service {
 
             tokio::select! {
                 () = stop.cancelled() => {}
-                ended = &mut server => {
-                    ended??;
+                ended = workers.served() => {
+                    ended?;
                     anyhow::bail!("the server ended by itself");
                 }
             }
@@ -180,7 +178,7 @@ impl Service {
                 gate.close().await;
                 calls.finished().await;
                 closing.cancel();
-                server.await??;
+                workers.served().await?;
                 calls.worked_off().await;
                 sweep.await?;
                 upkeep.await?;
@@ -217,19 +215,26 @@ async fn announce_drain(
     tokio::time::sleep(Duration::from_millis(listen.drain_notice_ms)).await;
 }
 
-/// The connections, under TLS if it is configured, whose certificate is renewed until `closing`.
-fn incoming(
-    listener: TcpListener,
-    tls: Option<tls::Tls>,
+/// The threads that serve `routes`, under TLS if it is configured, whose certificate is renewed until `closing`.
+fn workers(
     listen: &ListenSettings,
+    tls: Option<tls::Tls>,
+    gate: Gate,
+    routes: Routes,
     closing: &CancellationToken,
-) -> impl Stream<Item = std::io::Result<connections::Limited>> + use<> {
-    let handshake = Duration::from_millis(listen.handshake_timeout_ms);
+) -> anyhow::Result<Workers> {
     let acceptor = tls.as_ref().map(tls::Tls::acceptor);
     if let Some(tls) = tls {
         tokio::spawn(tls.reload_until(closing.clone()));
     }
-    connections::limited(listener, listen.max_connections, handshake, acceptor)
+    let (listen, closing) = (listen.clone(), closing.clone());
+    Workers::start(listen.threads(), move |dealt| {
+        let server = transport(&listen, gate.clone()).add_routes(routes.clone());
+        let handshake = Duration::from_millis(listen.handshake_timeout_ms);
+        let incoming = connections::shaken(dealt, listen.max_connections, handshake, acceptor.clone());
+        let closing = closing.clone();
+        async move { Ok(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned()).await?) }
+    })
 }
 
 async fn sweep(calls: Calls, closing: CancellationToken) {

@@ -1,7 +1,7 @@
 //! What a replica has borrowed of one subject's rate, and how much it asks for next.
 //!
-//! A loan doubles while the one before was spent in time, up to a tenth of a second's worth, and halves when it was
-//! not: a busy key costs a round trip in a hundred requests, and one that is used now and then takes nothing away from
+//! A loan doubles while the one before was spent in time, up to a quarter of a second's worth, and halves when it was
+//! not: a busy key costs a round trip in some hundred requests, and one that is used now and then takes nothing away from
 //! the other replicas.
 
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ impl Purse {
     pub(super) fn want(&mut self, rate: Rate, waiting: u32, now: Instant) -> u32 {
         let spent_in_time = self.credits == 0 && self.is_good(now);
         let next = if spent_in_time { self.asked.saturating_mul(2) } else { self.asked / 2 };
-        self.asked = next.clamp(1, rate.chunk());
+        self.asked = next.clamp(1, rate.loan());
         self.asked.max(waiting).min(rate.burst())
     }
 
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_keys_loans_grow_to_a_tenth_of_a_seconds_worth_and_an_idle_ones_shrink() {
+    fn a_busy_keys_loans_grow_to_a_quarter_of_a_seconds_worth_and_an_idle_ones_shrink() {
         let (mut purse, mut now) = (Purse::default(), Instant::now());
         let mut loans = Vec::new();
         for _ in 0..10 {
@@ -100,12 +100,12 @@ mod tests {
             assert_eq!(spend_all(&mut purse, now), loan - 1, "the one who borrowed had the first");
             loans.push(loan);
         }
-        assert_eq!(loans, [1, 2, 4, 8, 16, 32, 64, 128, 166, 166]);
+        assert_eq!(loans, [1, 2, 4, 8, 16, 32, 64, 128, 256, 416]);
         for _ in 0..10 {
             now += Duration::from_secs(2);
             loans.push(borrow(&mut purse, now));
         }
-        assert_eq!(loans[10..], [83, 41, 20, 10, 5, 2, 1, 1, 1, 1]);
+        assert_eq!(loans[10..], [208, 104, 52, 26, 13, 6, 3, 1, 1, 1]);
     }
 
     #[test]

@@ -44,10 +44,18 @@ pub(crate) struct TestServer {
     pub(crate) live_key: String,
 }
 
+/// A machine that is shared with others may stop for seconds. What a sick store does to callers is the subject of tests
+/// with servers of their own; to all others it is a mistake of the test.
+const PATIENT: &str = "[database]\nacquire_timeout_ms = 20_000\nstatement_timeout_ms = 20_000\n\
+    [redis]\ncommand_timeout_ms = 20_000\nconnect_timeout_ms = 20_000\n";
+
 static EMBEDDED: LazyLock<TestServer> = LazyLock::new(|| outside_of_any_runtime(TestServer::embedded));
 static POSTGRES_REDIS: LazyLock<TestServer> = LazyLock::new(|| {
     outside_of_any_runtime(|| {
-        TestServer::production(&postgres::fresh_database(), redis::PrivateRedis::shared().url().expose_secret())
+        let Prepared { database_url, redis_url, admin_key } = Prepared::fresh();
+        let dir = configured(PATIENT, &[]);
+        let stores = stores(&database_url, &redis_url);
+        TestServer::start(dir, &["serve", "--config", CONFIG_FILE], &stores, admin_key)
     })
 });
 

@@ -122,6 +122,18 @@ impl Driven {
         granted(self.service.sessions().get_operation(request).await)
     }
 
+    /// The operation once it has come to `state`, which may be after its caller was answered.
+    async fn operation_in(&self, operation_id: &str, state: OperationState) -> Operation {
+        for _ in 0..500 {
+            let operation = self.operation(operation_id).await;
+            if operation.state() == state {
+                return operation;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("it does not come to {state:?}: {:?}", self.operation(operation_id).await);
+    }
+
     async fn used(&self) -> i32 {
         self.world.usage(&self.slot.voice_agent_id).await.used
     }
@@ -414,8 +426,7 @@ async fn a_silent_node_leaves_an_operation_that_can_be_asked_about(world: World)
     assert!(!call.held().await);
     // Without a deadline of the caller's, the service's own ends the waiting.
     let status = refused(call.hangup("k-2").await, Code::DeadlineExceeded, "OPERATION_PENDING");
-    let operation = call.operation(&status.metadata_of_reason()["operation_id"]).await;
-    assert_eq!(operation.state(), OperationState::Unknown);
+    call.operation_in(&status.metadata_of_reason()["operation_id"], OperationState::Unknown).await;
     assert_eq!(call.session().await.status(), SessionStatus::Active, "not ended on a guess");
 }
 
@@ -428,8 +439,7 @@ async fn a_late_acknowledgement_completes_the_operation(world: World) {
     let status = refused(call.service.calls().hangup(request).await, Code::DeadlineExceeded, "OPERATION_PENDING");
     let operation_id = status.metadata_of_reason()["operation_id"].clone();
     assert_eq!(call.operation(&operation_id).await.state(), OperationState::Dispatched);
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert_eq!(call.operation(&operation_id).await.state(), OperationState::Succeeded);
+    call.operation_in(&operation_id, OperationState::Succeeded).await;
     assert_eq!(call.session().await.outcome(), SessionOutcome::Hangup);
     assert_eq!(call.used().await, 0);
     assert!(granted(call.hangup("k-1").await).replayed);
@@ -440,10 +450,9 @@ async fn an_acknowledgement_after_the_services_own_patience_still_takes_effect(w
     let call = Driven::by(world, slow).await;
     let status = refused(call.hold("k-1").await, Code::DeadlineExceeded, "OPERATION_PENDING");
     let operation_id = status.metadata_of_reason()["operation_id"].clone();
-    assert_eq!(call.operation(&operation_id).await.state(), OperationState::Unknown);
     // The service gave up after 10 s, the node answers after 12.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(call.operation(&operation_id).await.state(), OperationState::Succeeded);
+    call.operation_in(&operation_id, OperationState::Unknown).await;
+    call.operation_in(&operation_id, OperationState::Succeeded).await;
     assert!(call.held().await, "the caller is on hold, whenever we heard of it");
 }
 
