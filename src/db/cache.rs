@@ -29,7 +29,7 @@ use crate::domain::{Error, Result, error::Dependency};
 const STRIPES: usize = 256;
 /// How long the database gets when there is an older answer at hand.
 const LOAD_PATIENCE: Duration = Duration::from_millis(300);
-/// After a load that failed, older answers are given for this long without asking again.
+/// After a load that failed or took longer, older answers are given for this long without asking again.
 const LOAD_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a replica keeps in memory of rows that it reads at every call.
@@ -125,8 +125,10 @@ pub(crate) struct Cache<K, V> {
     born: Instant,
     /// Nanoseconds after `born`: what was loaded before is to be loaded again.
     fresh_from: AtomicU64,
-    /// Nanoseconds after `born`: until then the database is taken to be away.
+    /// Nanoseconds after `born`: until then the database is taken to be away,
     away_until: AtomicU64,
+    /// or too slow for those who have an older answer at hand. Who has none waits for it.
+    slow_until: AtomicU64,
 }
 
 impl<K: Hash + Eq + Clone, V> Cache<K, V> {
@@ -144,6 +146,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
             born: Instant::now(),
             fresh_from: AtomicU64::new(0),
             away_until: AtomicU64::new(0),
+            slow_until: AtomicU64::new(0),
         }
     }
 
@@ -207,12 +210,12 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     where
         F: Future<Output = Result<Option<V>>>,
     {
-        if self.is_away() {
+        if self.is_before(&self.away_until) {
             return Err(Error::unavailable(Dependency::Database, "the database was away a moment ago"));
         }
         let answer = load().await;
         if matches!(answer, Err(Error::Unavailable(Dependency::Database, _))) {
-            self.note_away();
+            self.pause(&self.away_until);
         }
         answer
     }
@@ -225,12 +228,13 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         if !self.outlives_outage(entry) {
             return Some(self.load_first(load).await);
         }
-        if !self.is_away() {
-            match tokio::time::timeout(LOAD_PATIENCE, load()).await {
-                Ok(Err(Error::Unavailable(Dependency::Database, _))) | Err(_) => {}
-                Ok(answer) => return Some(answer),
-            }
-            self.note_away();
+        if self.is_before(&self.away_until) || self.is_before(&self.slow_until) {
+            return None;
+        }
+        match tokio::time::timeout(LOAD_PATIENCE, load()).await {
+            Ok(Err(Error::Unavailable(Dependency::Database, _))) => self.pause(&self.away_until),
+            Err(_) => self.pause(&self.slow_until),
+            Ok(answer) => return Some(answer),
         }
         None
     }
@@ -244,12 +248,12 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         entry.loaded_at.elapsed() <= self.freshness.outage
     }
 
-    fn is_away(&self) -> bool {
-        self.nanos(Instant::now()) < self.away_until.load(Ordering::Acquire)
+    fn is_before(&self, until: &AtomicU64) -> bool {
+        self.nanos(Instant::now()) < until.load(Ordering::Acquire)
     }
 
-    fn note_away(&self) {
-        self.away_until.store(self.nanos(Instant::now() + LOAD_PAUSE), Ordering::Release);
+    fn pause(&self, until: &AtomicU64) {
+        until.store(self.nanos(Instant::now() + LOAD_PAUSE), Ordering::Release);
     }
 
     fn is_fresh(&self, entry: &Entry<V>) -> bool {
@@ -390,6 +394,23 @@ mod tests {
         assert_eq!(value(&cache, found("again")).await.as_deref(), Some("again"));
         tokio::time::advance(FRESHNESS.outage + Duration::from_secs(1)).await;
         assert!(cache.get(&1, away).await.is_err(), "too old even for an outage");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_is_slow_is_not_away_for_those_who_know_nothing_yet() {
+        let cache = cache();
+        assert_eq!(value(&cache, found("known")).await.as_deref(), Some("known"));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let slow = async {
+            tokio::time::sleep(2 * LOAD_PATIENCE).await;
+            found("late").await
+        };
+        assert_eq!(value(&cache, slow).await.as_deref(), Some("known"));
+        let first = cache.get(&2, || async {
+            tokio::time::sleep(2 * LOAD_PATIENCE).await;
+            found("first").await
+        });
+        assert_eq!(first.await.expect("it is waited for").as_deref().map(String::as_str), Some("first"));
     }
 
     #[tokio::test(start_paused = true)]

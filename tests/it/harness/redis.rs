@@ -38,7 +38,7 @@ static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
 static SHARED: LazyLock<PrivateRedis> = LazyLock::new(PrivateRedis::start);
 
 /// The budget of a command on a machine that runs many tests at once, where 50 ms are not much.
-pub(crate) const PATIENT: &str = "[redis]\ncommand_timeout_ms = 500\n";
+pub(crate) const PATIENT: &str = "[redis]\ncommand_timeout_ms = 3_000\n";
 
 /// The same for a store of a test's own.
 pub(crate) fn patient() -> RedisSettings {
