@@ -155,7 +155,7 @@ impl Link {
         if let Some(known) = settled(&self.0.state.borrow()) {
             return known;
         }
-        self.0.leave(|state| matches!(state, State::Idle), None, Duration::ZERO);
+        self.0.leave(|state| matches!(state, State::Idle), None, Duration::ZERO, None);
         let mut watch = self.0.state.subscribe();
         let state = timeout_at(deadline, watch.wait_for(State::is_settled)).await;
         let too_late = || Err(Trouble::Unreachable("the time was over before there was a connection".into()));
@@ -197,15 +197,24 @@ impl Inner {
             None if is_young => (Some("it failed again"), BACKOFF),
             why => (why, if is_young { BACKOFF } else { Duration::ZERO }),
         };
+        // One that was silent may speak again, before a new one is made.
+        let doubted = (cause == "silent").then(|| lost.connection.clone());
         let is_current = |state: &State| matches!(state, State::Up(up) if up.serial == lost.serial);
-        if self.leave(is_current, why.map(Arc::from), pause) {
+        if self.leave(is_current, why.map(Arc::from), pause, doubted) {
             metrics::counter!("voxgate_redis_connections_lost_total", "cause" => cause).increment(1);
             tracing::warn!(redis.cause = cause, "a connection to Redis is given up and sought anew");
         }
     }
 
-    /// Begins to look for the server if the state is still the one that made somebody call for it.
-    fn leave(self: &Arc<Self>, is_due: impl Fn(&State) -> bool, why: Option<Arc<str>>, pause: Duration) -> bool {
+    /// Begins to look for the server, first at the end of `doubted`, if the state is still the one that made somebody
+    /// call for it.
+    fn leave(
+        self: &Arc<Self>,
+        is_due: impl Fn(&State) -> bool,
+        why: Option<Arc<str>>,
+        pause: Duration,
+        doubted: Option<MultiplexedConnection>,
+    ) -> bool {
         let left = self.state.send_if_modified(|state| {
             let due = is_due(state);
             if due {
@@ -214,14 +223,17 @@ impl Inner {
             due
         });
         if left {
-            self.place.dialer().spawn(Seeker { link: Arc::downgrade(self), is_done: false }.seek(pause));
+            self.place.dialer().spawn(Seeker { link: Arc::downgrade(self), doubted, is_done: false }.seek(pause));
         }
         left
     }
 
-    /// Connects and has the connection answer within what a command may take.
-    async fn attempt(&self) -> Result<MultiplexedConnection, Why> {
-        let mut connection = self.place.find().await?;
+    /// Connects, unless there is a connection left to try, and has it answer within what a command may take.
+    async fn attempt(&self, doubted: Option<MultiplexedConnection>) -> Result<MultiplexedConnection, Why> {
+        let mut connection = match doubted {
+            Some(connection) => connection,
+            None => self.place.find().await?,
+        };
         ask::<Value>(&mut connection, &["PING"], self.budget).await?;
         Ok(connection)
     }
@@ -231,6 +243,8 @@ impl Inner {
 /// caller sends another.
 struct Seeker {
     link: Weak<Inner>,
+    /// A connection that was silent: it may have been this process that was not given time to listen.
+    doubted: Option<MultiplexedConnection>,
     is_done: bool,
 }
 
@@ -252,10 +266,12 @@ impl Seeker {
     /// Until the server is found, or nobody wants it any more.
     async fn seek(mut self, mut pause: Duration) {
         loop {
-            sleep(pause).await;
-            pause = BACKOFF;
+            let doubted = self.doubted.take();
+            if doubted.is_none() {
+                sleep(std::mem::replace(&mut pause, BACKOFF)).await;
+            }
             let Some(inner) = self.link.upgrade() else { return };
-            let mut attempt = std::pin::pin!(inner.attempt());
+            let mut attempt = std::pin::pin!(inner.attempt(doubted));
             let outcome = match timeout(inner.budget, &mut attempt).await {
                 Ok(outcome) => outcome,
                 Err(_) => {

@@ -108,9 +108,10 @@ impl Redis {
         }
     }
 
-    /// Whether Redis answers. A cluster does as long as one of its servers does.
+    /// Whether Redis answers. A cluster does as long as one of its servers does. More patient than a caller is: a
+    /// replica that is taken out of service for a hiccup makes it an outage.
     pub async fn ping(&self) -> Result<(), Failure> {
-        let deadline = self.deadline();
+        let deadline = Instant::now() + self.settings.command_timeout().max(self.settings.connect_timeout());
         match &self.servers {
             Servers::One(link) => link.send(&cmd("PING"), false, deadline).await?,
             Servers::Cluster(cluster) => cluster.ping(deadline).await?,

@@ -212,7 +212,11 @@ async fn a_client_that_vanishes_while_acquiring_leaks_nothing_postgres_redis() {
 #[tokio::test]
 async fn a_deadline_shorter_than_the_work_answers_deadline_exceeded_and_leaks_nothing() {
     let redis = redis::PrivateRedis::start();
-    let server = TestServer::production(&postgres::fresh_database(), redis.url().expose_secret());
+    let server = TestServer::production_under(
+        &postgres::fresh_database(),
+        redis.url().expose_secret(),
+        "[redis]\ncommand_timeout_ms = 500",
+    );
     let world = world_on(&server).await;
     let agent = world.agent(3).await;
     world.release(&world.admit(&agent.id).await).await;

@@ -42,7 +42,7 @@ impl SentinelSet {
             all.then_some(())
         });
         wait_for("the master to have its replicas", Duration::from_secs(30), || {
-            let info: String = set.ask_server(first, &["INFO", "replication"])?;
+            let info: String = Self::ask_server(first, &["INFO", "replication"])?;
             (info.matches("state=online").count() == 2).then_some(())
         });
         set
@@ -64,7 +64,7 @@ impl SentinelSet {
         self.servers.iter().find(|server| server.port() == port).expect("one of ours")
     }
 
-    pub(crate) fn ask_server<T: deadpool_redis::redis::FromRedisValue>(&self, port: u16, words: &[&str]) -> Option<T> {
+    pub(crate) fn ask_server<T: deadpool_redis::redis::FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
         ask(&format!("redis://:{PASSWORD}@127.0.0.1:{port}"), words).ok()
     }
 
@@ -75,9 +75,9 @@ impl SentinelSet {
     }
 
     /// Waits until a server knows that it is a replica.
-    pub(crate) fn wait_for_demotion(&self, port: u16) {
+    pub(crate) fn wait_for_demotion(port: u16) {
         wait_for("a demotion", Duration::from_secs(30), || {
-            let info: String = self.ask_server(port, &["INFO", "replication"])?;
+            let info: String = Self::ask_server(port, &["INFO", "replication"])?;
             info.contains("role:slave").then_some(())
         });
     }

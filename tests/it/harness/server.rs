@@ -105,6 +105,12 @@ impl TestServer {
         Self::production_with_key(database_url, redis_url, key)
     }
 
+    /// The same under a configuration of its own.
+    pub(crate) fn production_under(database_url: &str, redis_url: &str, config: &str) -> Self {
+        let key = operator_key(&stores(database_url, redis_url));
+        Self::configured(database_url, redis_url, key, config)
+    }
+
     /// Another replica on the same stores, whose operator's key is known already.
     pub(crate) fn production_with_key(database_url: &str, redis_url: &str, key: String) -> Self {
         Self::configured(database_url, redis_url, key, redis::PATIENT)

@@ -26,23 +26,20 @@ use self::{
     nemesis::Nemesis,
 };
 use crate::harness::{
-    chaos::ChaosProxy,
-    client::Caller,
-    postgres,
-    redis::{self, PrivateRedis},
-    server::TestServer,
-    world::World,
+    chaos::ChaosProxy, client::Caller, postgres, redis::PrivateRedis, server::TestServer, world::World,
 };
 
 const REPLICAS: usize = 3;
 const CLIENTS: usize = 4;
 /// Calls that one client has in hand at once.
-const LANES: usize = 4;
+const LANES: usize = 8;
 const LIMITS: [u32; 2] = [3, 5];
 /// Below the sum of the agents' limits, so that it binds too.
 const TENANT_CAP: u32 = 7;
 /// The shortest lease there is.
 const LEASE: Duration = Duration::from_secs(10);
+/// Short against a client's patience, so that silences are seen and not only waited for.
+const CONFIG: &str = "[redis]\ncommand_timeout_ms = 300\n";
 const SHORT_RUN: Duration = Duration::from_secs(15);
 
 /// One replica, and what is between it and Redis.
@@ -71,7 +68,7 @@ impl Stage {
     /// Starts a replica behind `proxy`; blocks until it is ready.
     fn replica(database: &str, proxy: Arc<ChaosProxy>, operator_key: &str, key: &str) -> Replica {
         let url = format!("redis://127.0.0.1:{}", proxy.port());
-        let server = TestServer::configured(database, &url, operator_key.to_owned(), redis::PATIENT);
+        let server = TestServer::configured(database, &url, operator_key.to_owned(), CONFIG);
         let caller = Caller::new(&server.addr, key);
         Replica { server, proxy, caller }
     }

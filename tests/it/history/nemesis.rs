@@ -32,7 +32,7 @@ impl Nemesis {
     /// Until the run is over. What was broken is whole again then.
     pub(super) fn haunt(mut self, stage: &Stage) -> Faults {
         while !stage.is_over() {
-            self.wait(50..400);
+            self.wait(50..700);
             let replica = self.random.random_range(0..REPLICAS);
             let fault = match self.random.random_range(0..16) {
                 0 => self.kill(stage, replica),

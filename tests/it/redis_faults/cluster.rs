@@ -89,7 +89,7 @@ async fn a_server_of_the_cluster_that_hangs_is_missed_by_its_own_tenants_alone()
     let (lost, well) = (Load::start(&gone, 2), Load::start(&healthy, 2));
     well.grants(200, secs(20)).await;
     lost.grants(50, secs(20)).await;
-    (lost.look(), well.look());
+    drop((lost.look(), well.look()));
     cluster.servers()[hung].signal("STOP");
     tokio::time::sleep(secs(4)).await;
     let ((grants, refusals), (_, missed)) = (well.look(), lost.look());

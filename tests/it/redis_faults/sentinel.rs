@@ -156,7 +156,7 @@ async fn a_master_that_is_demoted_in_good_order_costs_callers_little() {
         let old = mover.master();
         mover.fail_over();
         let new = mover.wait_for_failover(old);
-        mover.wait_for_demotion(old);
+        SentinelSet::wait_for_demotion(old);
         (old, new)
     })
     .await
@@ -164,11 +164,10 @@ async fn a_master_that_is_demoted_in_good_order_costs_callers_little() {
     let found = load.grants(100, secs(10)).await;
     let (grants, refusals) = load.look();
     let lease = caller.grant(&caller.ask(caller.agent(), "after")).await;
-    let moved = set.clone();
-    let keys: Option<i64> =
-        tokio::task::spawn_blocking(move || moved.ask_server(new, &["DBSIZE"])).await.expect("told");
+    let keys = tokio::task::spawn_blocking(move || SentinelSet::ask_server::<i64>(new, &["DBSIZE"]));
+    let keys = keys.await.expect("told");
     assert!(keys.is_some_and(|keys| keys > 0), "the new master has the leases: {keys:?}");
     assert!(caller.release(&lease).await.released);
     println!("demoted {old} -> {new}: granted {grants}, refused {refusals}, found again after {found:?}");
-    load.stop().await;
+    load.stop_and_wait_for_leases().await;
 }

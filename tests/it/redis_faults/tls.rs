@@ -66,8 +66,10 @@ impl Guarded {
     }
 
     fn settings(&self, authority: &Authority, client: Option<&Pair>) -> RedisSettings {
+        // Each time another folder: what is read at each connection must stay as it is.
+        let folder = tempfile::tempdir_in(self.folder.path()).expect("a folder").keep();
         let write = |name: &str, text: &str| -> PathBuf {
-            let path = self.folder.path().join(name);
+            let path = folder.join(name);
             fs::write(&path, text).expect("written");
             path
         };
@@ -101,17 +103,18 @@ async fn a_redis_behind_tls_a_client_certificate_and_an_acl_user_serves_slots_an
     let plain = format!("redis://{LOGIN}@127.0.0.1:{}", redis.port);
     let without_files = RedisSettings { tls_ca_file: None, tls_cert_file: None, tls_key_file: None, ..trusted.clone() };
     let wrong_login = redis.url("vox:hunter2");
-    for (why, url, settings) in [
-        ("another password", &wrong_login, trusted.clone()),
-        ("plain text", &plain, without_files),
-        ("no certificate of ours", &redis.url(LOGIN), redis.settings(&authority, None)),
-        ("an authority that is not trusted", &redis.url(LOGIN), redis.settings(&stranger, Some(&client))),
+    for (why, url, settings, is_peers_fault) in [
+        ("another password", &wrong_login, trusted.clone(), false),
+        ("plain text", &plain, without_files, false),
+        ("no certificate of ours", &redis.url(LOGIN), redis.settings(&authority, None), false),
+        ("an authority that is not trusted", &redis.url(LOGIN), redis.settings(&stranger, Some(&client)), true),
     ] {
         let caller = caller_at(url, settings);
         let start = Instant::now();
         let error = caller.store.acquire(caller.tenant, &caller.ask(caller.agent(), "call")).await.expect_err(why);
         unavailable(&error);
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        assert_eq!(format!("{error:?}").contains("invalid peer certificate"), is_peers_fault, "{why}: {error:?}");
         println!("{why}: refused after {:?}: {error:?}", start.elapsed());
         assert!(start.elapsed() < secs(2));
     }
