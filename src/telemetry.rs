@@ -56,6 +56,12 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_counter!("voxgate_tls_handshakes_failed_total", "TLS handshakes that failed otherwise.");
     metrics::describe_counter!("voxgate_tls_reloads_total", "Changed certificate files, by what became of them.");
     metrics::describe_gauge!("voxgate_tls_certificate_expires_seconds", "Expiry of the certificate in use, Unix time.");
+    metrics::describe_counter!("voxgate_recoveries_total", "Tenants whose leases the slot store had lost.");
+    metrics::describe_gauge!("voxgate_releases_kept", "Releases that the slot store refused and that are tried again.");
+    metrics::describe_counter!("voxgate_drift", "Differences of leases, sessions and nodes that were healed, by kind.");
+    metrics::describe_counter!("voxgate_mass_expiries_total", "Looks that found many leases run out and none renewed.");
+    metrics::describe_gauge!("voxgate_slot_store_memory_ratio", "Memory that Redis uses, of its maxmemory.");
+    metrics::describe_counter!("voxgate_slot_store_clock_steps_total", "Steps of Redis's clock, by direction.");
     metrics::describe_gauge!("voxgate_nodes_connected", "Media nodes connected to this replica.");
     Ok(handle)
 }

@@ -8,22 +8,37 @@
 //! - fences rise strictly for an agent, also when everything else about it has been forgotten;
 //! - the newest limits win over those of a replica that has not heard of them.
 //!
+//! And of its own losses (invariant 8): a store has books for each tenant. Where there are none, it cannot know whether
+//! the tenant is new or its data is gone; every operation that would change or judge anything then answers
+//! [`Error::Unopened`](crate::domain::Error::Unopened) and changes nothing, until somebody who can tell has opened them.
+//! [`SteadySlots`] is who can.
+//!
 //! Deliberately absent: sessions, tokens and nodes. `calls` joins them.
 
 mod memory;
 mod redis;
+mod steady;
 
 use async_trait::async_trait;
 
-pub use self::{memory::MemorySlotStore, redis::RedisSlotStore};
+pub use self::{
+    memory::MemorySlotStore,
+    redis::RedisSlotStore,
+    steady::{History, SteadySlots},
+};
 use crate::domain::{
     Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
-    lease::{Acquire, Acquired, Lease, Released, Renewal, Renewed, Usage},
+    lease::{Acquire, Acquired, Lease, Opening, Proven, Released, Renewal, Renewed, Usage},
 };
 
 #[async_trait]
 pub trait SlotStore: Send + Sync + std::fmt::Debug {
+    /// Begins the tenant's books; nothing changes where they are open already, except that who witnessed a loss corrects
+    /// who opened them as fresh a moment ago. While they are recovering, what `acquire` would grant afresh is refused
+    /// with `Recovering`, and [`Self::renew`] tells a lease that is missing from one that has expired.
+    async fn open(&self, tenant: TenantId, opening: Opening) -> Result<()>;
+
     async fn acquire(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired>;
 
     /// Answers as `acquire` would and takes nothing. A grant's lease is then what would have been granted, its
@@ -34,10 +49,21 @@ pub trait SlotStore: Send + Sync + std::fmt::Debug {
     /// A renewal moves the expiry to now + ttl and never nearer.
     async fn renew(&self, tenant: TenantId, leases: &[Renewal]) -> Result<Vec<Renewed>>;
 
+    /// Counts leases again that `renew` has called missing, each with its own fence and session, even above the limit.
+    /// Whether they are the caller's has been verified; whether their sessions live, the caller has looked.
+    async fn readmit(&self, tenant: TenantId, leases: &[Proven]) -> Result<Vec<Renewed>>;
+
+    /// What `renew` would answer, and changes nothing: `Renewed` carries the expiry as it stands. At most `RENEW_MAX`.
+    async fn fates(&self, tenant: TenantId, leases: &[(CallId, LeaseId)]) -> Result<Vec<Renewed>>;
+
+    /// A lease that is missing is remembered as released all the same, and not readmitted afterwards.
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released>;
 
     /// The live lease of each call that has one, in the order asked. One round trip.
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>>;
+
+    /// The tenant's live leases, at most `most`. Not in one step: what comes or goes meanwhile may be there or not.
+    async fn live(&self, tenant: TenantId, most: usize) -> Result<Vec<Lease>>;
 
     /// `limit` and `reserved_inbound` are the newest that the store has heard of, 0 if it never has.
     async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage>;

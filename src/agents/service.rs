@@ -234,10 +234,10 @@ impl VoiceAgents {
             agent.updated_at = self.env.now();
             actor.clone_into(&mut agent.updated_by);
             self.seal(&mut agent)?;
-            let changed = self.store.update(tenant, &agent).await;
+            let written = self.store.update(tenant, &agent).await;
             // Also after an error, which may have come after the change.
             self.cache.forget(tenant, id);
-            match changed? {
+            match written? {
                 Changed::Done => return Ok(agent),
                 // With an etag the next look tells the caller; without one the change is made on what is there now.
                 Changed::Stale => {}

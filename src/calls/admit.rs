@@ -15,6 +15,7 @@ use crate::{
         error::{Dependency, Resource},
         ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
         lease::{Acquire, Acquired, Direction, Lease, Limits, Usage},
+        lease_token::{LeaseClaim, LeaseToken},
         node::{Assignment, NodeAddress, Postbox as _, ToNode},
         session::{CallState, Routing, Session, SessionStatus},
         tenant::Tenant,
@@ -62,6 +63,8 @@ pub struct Admission {
 #[derive(Debug, Clone)]
 pub struct Held {
     pub lease: Lease,
+    /// What the caller is to name the lease by.
+    pub lease_token: LeaseToken,
     pub session: Session,
     pub token: SignedToken,
 }
@@ -121,7 +124,8 @@ impl Calls {
         let mut admission = Admission::of(resolved, secret, usage);
         admission.routing.clone_from(&session.routing);
         admission.revision = session.agent_revision;
-        admission.held = Some(Held { lease, session, token });
+        let lease_token = self.lease_token(&session);
+        admission.held = Some(Held { lease, lease_token, session, token });
         Ok(admission)
     }
 
@@ -197,9 +201,16 @@ impl Calls {
 
     async fn open_session(&self, agent: &VoiceAgent, request: &Admit, acquired: &Acquisition) -> Result<Session> {
         let (tenant, lease) = (agent.tenant, &acquired.lease);
+        let claim = LeaseClaim {
+            lease: lease.id,
+            session: lease.session,
+            fence: lease.fence,
+            direction: request.direction,
+            sandbox: request.sandbox,
+        };
         let room = || {
             let subprotocol = agent.spec.subprotocol;
-            self.nodes.reserve(tenant, request.sandbox, subprotocol, (&request.call, lease.id))
+            self.nodes.reserve(tenant, request.sandbox, subprotocol, (&request.call, claim))
         };
         let reserved = if request.node.is_none() { room() } else { None };
         let node = request.node.clone().or_else(|| reserved.as_ref().map(|room| room.node.clone()));
@@ -236,11 +247,12 @@ impl Calls {
             session: session.clone(),
             auth_token: secret.cloned(),
             lease_expires_at: lease.expires_at,
+            lease: self.lease_token(session),
             token: token.text,
             token_expires_at: token.expires_at,
         };
         match self.nodes.post(&address, ToNode::CallAssigned(Box::new(assignment))) {
-            Ok(()) => self.nodes.assign(&address, &session.call, lease.id),
+            Ok(()) => self.nodes.assign(&address, &session.call, session.claim()),
             Err(_) => {
                 tracing::warn!(node.id = %address.node, call.id = %session.call, "the call's node takes no message");
                 self.nodes.unassign(&address, &session.call, lease.id);
@@ -342,6 +354,7 @@ fn new_session(
         answered_at: None,
         ended_at: None,
         lease_expires_at: lease.expires_at,
+        lease_ttl: request.ttl,
         version: 1,
     }
 }

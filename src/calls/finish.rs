@@ -1,12 +1,11 @@
 //! Ends a session and frees its slot, once, whoever asks.
 
-use std::time::Duration;
-
 use super::Calls;
 use crate::domain::{
-    Result,
-    ids::{CallId, LeaseId},
+    Error, Result,
+    ids::CallId,
     lease::Released,
+    lease_token::LeaseToken,
     node::{Postbox as _, ToNode},
     principal::Principal,
     session::{Outcome, Session},
@@ -48,25 +47,30 @@ impl Calls {
         &self,
         principal: &Principal,
         call: CallId,
-        lease: LeaseId,
+        lease: LeaseToken,
         outcome: Option<Outcome>,
     ) -> Result<Released> {
         let (calls, tenant, sandbox) = (self.clone(), principal.tenant(), principal.sandbox());
         self.to_the_end(async move {
-            let session = calls.sessions.of_call(tenant, &call).await?;
-            let session = session.filter(|session| session.lease == lease);
-            if session.as_ref().is_some_and(|session| sandbox && !session.sandbox) {
-                // A sandbox key's hands do not reach a live call: to it, the lease is one that nobody holds.
-                return Ok(Released { released: false, usage: calls.slots.usage(tenant, lease.agent()).await? });
-            }
+            let claim = calls.leases.verify(tenant, &call, &lease);
+            // A sandbox key's hands do not reach a live call: to it, the lease is one that nobody holds.
+            let Some(claim) = claim.filter(|claim| !sandbox || claim.sandbox) else {
+                let usage = calls.slots.usage(tenant, lease.claimed().lease.agent()).await?;
+                return Ok(Released { released: false, usage });
+            };
+            let session = calls.sessions.get(tenant, claim.session).await?;
             // The slot first: a lease that is no longer the call's must touch no other's. Should we crash before the
             // session has ended, the caller's next try ends it, or else the sweep.
-            let released = calls.slots.release(tenant, &call, lease).await?;
+            let released = calls.slots.release(tenant, &call, claim.lease).await;
+            if matches!(released, Err(ref error) if !matches!(error, Error::Unavailable(..))) {
+                return released;
+            }
+            // A release that the store cannot take now is kept: the slot comes free, so the session ends.
             if let Some(session) = session.filter(Session::is_active) {
                 let outcome = outcome.unwrap_or(Outcome::Released);
                 calls.persist(|| calls.end(&session, outcome, Node::Tell)).await?;
             }
-            Ok(released)
+            released
         })
         .await
     }
@@ -81,21 +85,14 @@ impl Calls {
         }
     }
 
-    /// The session has ended, so its slot must come free even if the store is away just now: a few tries in the
-    /// background, and the lease's own expiry behind them.
+    /// The session has ended, so its slot must come free even if the store is away just now: what it does not take is
+    /// kept and tried again, and the lease's own expiry stands behind that.
     async fn free(&self, session: &Session) {
-        if self.slots.release(session.tenant, &session.call, session.lease).await.is_ok() {
-            return;
+        if let Err(error) = self.slots.release(session.tenant, &session.call, session.lease).await {
+            tracing::warn!(
+                call.id = %session.call, lease.id = %session.lease, error = &error as &dyn std::error::Error,
+                "a slot is yet to be released"
+            );
         }
-        let (calls, tenant, call, lease) = (self.clone(), session.tenant, session.call.clone(), session.lease);
-        self.tasks.spawn(async move {
-            for attempt in 1..=5_u32 {
-                tokio::time::sleep(Duration::from_millis(200) * attempt).await;
-                if calls.slots.release(tenant, &call, lease).await.is_ok() {
-                    return;
-                }
-            }
-            tracing::warn!(call.id = %call, lease.id = %lease, "a slot could not be released and will run out");
-        });
     }
 }

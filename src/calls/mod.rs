@@ -12,6 +12,8 @@ mod delete_agent;
 mod finish;
 mod node_events;
 mod node_stream;
+mod reconcile;
+mod recovery;
 mod renew;
 mod session;
 mod sweep;
@@ -26,13 +28,19 @@ pub use self::{
     admit::{Admission, Admit},
     control::{Executed, Instruction},
     node_stream::{NodeStream, Welcome},
+    recovery::SessionHistory,
+    renew::Presented,
     session::Target,
 };
 use crate::{
     admission::SlotStore,
     agents::VoiceAgents,
     control::{CommandBus, OperationStore},
-    domain::Env,
+    domain::{
+        Env,
+        lease_token::{LeaseSigner, LeaseToken},
+        session::Session,
+    },
     nodes::NodeRegistry,
     sessions::SessionStore,
     tenants::{Directory, TokenSigner},
@@ -51,6 +59,9 @@ pub struct CallSettings {
     pub heartbeat_lease_ms: u64,
     /// How often overdue sessions are looked for (default 2,000 ms).
     pub sweep_interval_ms: u64,
+    /// How often leases, sessions and nodes are compared (default 30,000 ms: what two looks have seen is no request in
+    /// hand, which lasts 30 s at most).
+    pub reconcile_interval_ms: u64,
     /// How long the answer to an idempotency key is kept (default 24 h).
     pub idempotency_hours: u64,
 }
@@ -62,6 +73,7 @@ impl Default for CallSettings {
             heartbeat_interval_ms: 3_000,
             heartbeat_lease_ms: 30_000,
             sweep_interval_ms: 2_000,
+            reconcile_interval_ms: 30_000,
             idempotency_hours: 24,
         }
     }
@@ -88,6 +100,7 @@ pub struct Rooms {
     pub bus: Arc<dyn CommandBus>,
     pub nodes: Arc<NodeRegistry>,
     pub tokens: Arc<TokenSigner>,
+    pub leases: LeaseSigner,
     pub settings: CallSettings,
     pub env: Env,
 }
@@ -113,6 +126,11 @@ impl std::ops::Deref for Calls {
 impl Calls {
     pub fn new(rooms: Rooms) -> Self {
         Self { rooms: Arc::new(rooms), tasks: TaskTracker::new(), workers: TaskTracker::new() }
+    }
+
+    /// What the holder of the session's lease names it by.
+    fn lease_token(&self, session: &Session) -> LeaseToken {
+        self.leases.sign(session.tenant, &session.call, session.claim())
     }
 
     /// Waits until nothing that a caller began is left undone.

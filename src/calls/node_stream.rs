@@ -16,8 +16,9 @@ use crate::{
         clock::Timestamp,
         error::CredentialFault,
         hash::Sha256,
-        ids::{CallId, LeaseId, OperationId},
-        lease::{RENEW_MAX, Renewal, Renewed},
+        ids::{CallId, OperationId},
+        lease::{Proven, RENEW_MAX, Renewed},
+        lease_token::LeaseClaim,
         node::{CallEvent, Hello, LiveCall, NodeAddress, Postbox as _, ToNode},
         principal::Principal,
         session::{Outcome, Session},
@@ -25,6 +26,9 @@ use crate::{
     },
     nodes::Connection,
 };
+
+/// How long a call's session is waited for before its lease is renewed without: a Hello must not wait for it.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A node's stream after its Hello.
 #[derive(Debug)]
@@ -100,9 +104,7 @@ impl NodeStream {
     /// Renews the leases of `live`, or of every call that is the node's if there are none.
     pub async fn heartbeat(&self, live: Vec<LiveCall>) -> Result<()> {
         if live.is_empty() {
-            let known = self.calls.nodes.calls(self.address());
-            let known = known.into_iter().map(|(call, lease)| LiveCall { call, lease }).collect();
-            self.renew(known).await?;
+            self.renew(self.calls.nodes.calls(self.address())).await?;
         } else {
             self.adopt(live).await?;
         }
@@ -165,84 +167,105 @@ impl NodeStream {
     /// A call whose session is not the one of that lease, or has ended, is not renewed, whatever the slot store says:
     /// its lease is given back, and the node told.
     async fn adopt(&self, live: Vec<LiveCall>) -> Result<Vec<(CallId, Renewed)>> {
+        self.calls.nodes.list(self.address(), live.iter().map(|live| &live.call));
         let order: Vec<CallId> = live.iter().map(|live| live.call.clone()).collect();
         let mut fates = HashMap::with_capacity(live.len());
         let mut ours = Vec::with_capacity(live.len());
-        let address = self.address().clone();
-        for live in live {
-            let LiveCall { call, lease } = &live;
-            if self.calls.nodes.hosts(&address, call, *lease) {
-                ours.push(live);
+        let address = self.address();
+        for LiveCall { call, lease } in live {
+            let claim = self.calls.leases.verify(address.tenant, &call, &lease);
+            let Some(claim) = claim.filter(|claim| claim.sandbox == address.sandbox) else {
+                // Not a lease of this call: nobody's.
+                let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
+                fates.insert(call, Renewed::Lost);
                 continue;
-            }
-            let session = self.calls.sessions.of_call(address.tenant, call).await?;
-            let adopted = match session.filter(|session| session.lease == *lease && session.sandbox == address.sandbox)
-            {
-                Some(session) => {
-                    let host = |session: &mut Session| session.node = Some(address.node.clone());
-                    self.calls.change_session(&session, host).await?
-                }
-                None => None,
             };
-            if adopted.is_some() {
-                self.calls.nodes.assign(&address, call, *lease);
-                ours.push(live);
+            if self.calls.nodes.hosts(address, &call, claim.lease) || self.take_up(&call, claim).await? {
+                ours.push((call, claim));
             } else {
-                fates.insert(call.clone(), self.disown(call, *lease).await?);
+                let fate = self.disown(&call, claim).await?;
+                fates.insert(call, fate);
             }
         }
         fates.extend(self.renew(ours).await?);
         Ok(order.into_iter().filter_map(|call| fates.remove(&call).map(|fate| (call, fate))).collect())
     }
 
-    /// The node presents a call that it may not host.
-    async fn disown(&self, call: &CallId, lease: LeaseId) -> Result<Renewed> {
+    /// Makes the node the host of a call whose session is active. While the database is away, that the node has proved
+    /// the lease must do: its next heartbeat that names the call asks again.
+    async fn take_up(&self, call: &CallId, claim: LeaseClaim) -> Result<bool> {
         let address = self.address();
-        let session = self.calls.sessions.of_call(address.tenant, call).await?;
-        let ended = session.filter(|session| session.lease == lease && !session.is_active());
+        let host = |session: &mut Session| session.node = Some(address.node.clone());
+        let hosted = async {
+            match self.calls.sessions.get(address.tenant, claim.session).await? {
+                Some(session) => self.calls.change_session(&session, host).await,
+                None => Ok(None),
+            }
+        };
+        match tokio::time::timeout(TAKE_UP_PATIENCE, hosted).await {
+            Ok(Ok(Some(_))) => self.calls.nodes.assign(address, call, claim),
+            Ok(Ok(None)) => return Ok(false),
+            Ok(Err(Error::Unavailable(..))) | Err(_) => {
+                tracing::warn!(call.id = %call, node.id = %address.node, "a call is renewed without its session");
+            }
+            Ok(Err(error)) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    /// The node presents a call that it may not host.
+    async fn disown(&self, call: &CallId, claim: LeaseClaim) -> Result<Renewed> {
+        let address = self.address();
+        let session = self.calls.sessions.get(address.tenant, claim.session).await?;
+        let ended = session.filter(|session| !session.is_active());
         match ended.and_then(|session| session.outcome) {
             Some(outcome) => {
-                self.calls.slots.release(address.tenant, call, lease).await?;
+                self.calls.slots.release(address.tenant, call, claim.lease).await?;
                 let reason = "the session has ended".to_owned();
                 let _ = self.calls.nodes.post(address, ToNode::EndCall { call: call.clone(), outcome, reason });
                 Ok(Renewed::Released)
             }
             None => {
-                let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
+                self.tell_lost(call, claim);
                 Ok(Renewed::Lost)
             }
         }
     }
 
-    async fn renew(&self, live: Vec<LiveCall>) -> Result<Vec<(CallId, Renewed)>> {
+    fn tell_lost(&self, call: &CallId, claim: LeaseClaim) {
+        let lease = self.calls.leases.sign(self.address().tenant, call, claim);
+        let _ = self.calls.nodes.post(self.address(), ToNode::LeaseLost { call: call.clone(), lease });
+    }
+
+    async fn renew(&self, live: Vec<(CallId, LeaseClaim)>) -> Result<Vec<(CallId, Renewed)>> {
         let ttl = Duration::from_millis(self.calls.settings.heartbeat_lease_ms);
         let mut fates = Vec::with_capacity(live.len());
         for batch in live.chunks(RENEW_MAX) {
-            let renewals: Vec<Renewal> =
-                batch.iter().map(|live| Renewal { call: live.call.clone(), lease: live.lease, ttl }).collect();
-            let renewed = self.calls.renew(self.address().tenant, &renewals).await?;
-            for (renewal, fate) in renewals.into_iter().zip(renewed) {
-                if !matches!(fate, Renewed::Renewed { .. }) {
-                    self.lose(&renewal.call, renewal.lease).await?;
+            let proven: Vec<Proven> =
+                batch.iter().map(|(call, claim)| Proven { call: call.clone(), claim: *claim, ttl }).collect();
+            let renewed = self.calls.renew(self.address().tenant, &proven).await?;
+            for (Proven { call, claim, .. }, fate) in proven.into_iter().zip(renewed) {
+                if !matches!(fate, Renewed::Renewed { .. } | Renewed::Readmitted { .. }) {
+                    self.lose(&call, claim).await?;
                 }
-                fates.push((renewal.call, fate));
+                fates.push((call, fate));
             }
         }
         Ok(fates)
     }
 
     /// The node holds on to a call whose slot is gone: it is told, and the session ends if nobody ended it yet.
-    async fn lose(&self, call: &CallId, lease: LeaseId) -> Result<()> {
+    async fn lose(&self, call: &CallId, claim: LeaseClaim) -> Result<()> {
         let address = self.address();
-        self.calls.nodes.unassign(address, call, lease);
-        let session = self.calls.sessions.of_call(address.tenant, call).await?;
-        let ours = |session: &Session| session.lease == lease && session.node_address().as_ref() == Some(address);
+        self.calls.nodes.unassign(address, call, claim.lease);
+        let session = self.calls.sessions.get(address.tenant, claim.session).await?;
+        let ours = |session: &Session| session.node_address().as_ref() == Some(address);
         if let Some(session) = session.filter(|session| session.is_active() && ours(session)) {
             self.calls.finish(&session, Outcome::LeaseExpired, Node::Knows).await?;
-            let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
+            self.tell_lost(call, claim);
             return Ok(());
         }
-        self.disown(call, lease).await.map(|_| ())
+        self.disown(call, claim).await.map(|_| ())
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Calls, finish::Node};
 use crate::domain::{
     Result, Timestamp,
     ids::{CallId, TenantId},
+    lease::{LEASE_TTL_MAX, Renewed},
     session::{Outcome, Session},
 };
 
@@ -19,6 +20,9 @@ const FIRST_LOOK_BACK: Duration = Duration::from_mins(10);
 /// How often it looks again, at what ended since a little before its last look.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(30);
 
+/// Sessions whose leases run out between two looks, without one that was renewed, are an alarm: rather than so many
+/// nodes, the slot store's clock or the network has failed.
+const MASS: usize = 20;
 /// Sessions that are looked at in one go: each may carry a behavior of 150 KiB.
 const BATCH: u16 = 100;
 
@@ -53,14 +57,20 @@ impl Calls {
 
     /// Ends what is overdue; answers how many sessions that were.
     pub async fn sweep(&self) -> Result<usize> {
-        let mut ended = 0;
+        let (mut ended, mut lived) = (0, 0);
         loop {
             let due = self.sessions.due(self.env.now(), BATCH).await?;
             let full = due.len() == usize::from(BATCH);
             for (tenant, sessions) in by_tenant(due) {
-                ended += self.sweep_tenant(tenant, sessions).await?;
+                let looked_at = sessions.len();
+                let over = self.sweep_tenant(tenant, sessions).await?;
+                (ended, lived) = (ended + over, lived + looked_at - over);
             }
             if !full {
+                if ended >= MASS && lived == 0 {
+                    tracing::warn!(sessions.ended = ended, "leases ran out in a mass, and none was renewed");
+                    metrics::counter!("voxgate_mass_expiries_total").increment(1);
+                }
                 return Ok(ended);
             }
         }
@@ -90,17 +100,23 @@ impl Calls {
     }
 
     async fn sweep_tenant(&self, tenant: TenantId, sessions: Vec<Session>) -> Result<usize> {
-        let calls: Vec<CallId> = sessions.iter().map(|session| session.call.clone()).collect();
-        let leases = self.slots.leases(tenant, &calls).await?;
+        let leases: Vec<_> = sessions.iter().map(|session| (session.call.clone(), session.lease)).collect();
+        let fates = self.slots.fates(tenant, &leases).await?;
         let mut ended = 0;
-        for (session, lease) in sessions.into_iter().zip(leases) {
-            match lease.filter(|lease| lease.id == session.lease) {
-                Some(lease) => {
-                    // Not before the next sweep, even if our clock is ahead of the store's.
-                    let next = self.env.now().plus(Duration::from_millis(self.settings.sweep_interval_ms));
-                    self.sessions.lease_known_until(tenant, session.id, lease.expires_at.max(next)).await?;
+        for (session, fate) in sessions.into_iter().zip(fates) {
+            // Not before the next sweep, even if our clock is ahead of the store's.
+            let now = self.env.now();
+            let next = now.plus(Duration::from_millis(self.settings.sweep_interval_ms));
+            match fate {
+                Renewed::Renewed { expires_at } | Renewed::Readmitted { expires_at } => {
+                    let life = expires_at.since(now).min(LEASE_TTL_MAX);
+                    self.sessions.lease_known_until(tenant, session.id, expires_at.max(next), life).await?;
                 }
-                None => {
+                // The store has lost it: its holder has until the end of the recovery to bring it back.
+                Renewed::Missing => {
+                    self.sessions.lease_known_until(tenant, session.id, next, Duration::ZERO).await?;
+                }
+                Renewed::Lost | Renewed::Released => {
                     let outcome = if session.node.is_some() { Outcome::NodeLost } else { Outcome::LeaseExpired };
                     ended += usize::from(self.finish(&session, outcome, Node::Tell).await?.is_some());
                 }

@@ -131,6 +131,7 @@ table! {
         ended_at -> Nullable<Moment>,
         lease_expires_at -> Moment,
         version -> BigInt,
+        lease_ttl_ms -> BigInt,
     }
 }
 

@@ -52,6 +52,7 @@ words!(
         DatabaseUnavailable = "DATABASE_UNAVAILABLE",
         NodeUnreachable = "NODE_UNREACHABLE",
         ShuttingDown = "SHUTTING_DOWN",
+        Recovering = "RECOVERING",
         Overloaded = "OVERLOADED",
         OperationPending = "OPERATION_PENDING",
         DeadlineExceeded = "DEADLINE_EXCEEDED",
@@ -108,6 +109,11 @@ pub enum Error {
     IdempotencyInProgress { key: IdempotencyKey },
     #[error("no connected media node hosts the call")]
     NodeUnreachable { call: CallId, node: Option<NodeId> },
+    #[error("the slot store lost its data and is taking live calls in again")]
+    Recovering { left: Duration },
+    /// Between a slot store and whoever opens its tenants; a caller would be told to come back.
+    #[error("the slot store does not know the tenant")]
+    Unopened,
     #[error("{} is unavailable", .0.as_str())]
     Unavailable(Dependency, #[source] Option<Internal>),
     #[error("the operation has not finished within the deadline")]
@@ -261,6 +267,7 @@ impl Error {
             Self::EtagMismatch { .. } => Reason::EtagMismatch,
             Self::IdempotencyInProgress { .. } => Reason::IdempotencyInProgress,
             Self::NodeUnreachable { .. } => Reason::NodeUnreachable,
+            Self::Recovering { .. } | Self::Unopened => Reason::Recovering,
             Self::Unavailable(Dependency::SlotStore, _) => Reason::SlotStoreUnavailable,
             Self::Unavailable(Dependency::Database, _) => Reason::DatabaseUnavailable,
             Self::Unavailable(Dependency::Replica, _) => Reason::ShuttingDown,
@@ -327,6 +334,8 @@ impl Error {
             Self::Invalid(_)
             | Self::PageTokenInvalid
             | Self::Unauthenticated(_)
+            | Self::Recovering { .. }
+            | Self::Unopened
             | Self::Unavailable(..)
             | Self::DeadlineExceeded
             | Self::Unimplemented
@@ -344,7 +353,8 @@ impl Error {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
             Self::IdempotencyInProgress { .. } => Some(Duration::from_millis(200)),
             Self::NodeUnreachable { .. } => Some(Duration::from_secs(2)),
-            Self::Unavailable(_, _) => Some(Duration::from_millis(500)),
+            Self::Recovering { left } => Some(*left),
+            Self::Unavailable(_, _) | Self::Unopened => Some(Duration::from_millis(500)),
             _ => None,
         }
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use super::{
     clock::Timestamp,
     ids::{CallId, LeaseId, SessionId, VoiceAgentId},
+    lease_token::LeaseClaim,
     words::words,
 };
 
 pub const LEASE_TTL_MIN: Duration = Duration::from_secs(10);
 pub const LEASE_TTL_MAX: Duration = Duration::from_mins(5);
+/// Of a recovery, whatever the leases: holders renew within it even if theirs are shorter.
+pub const RECOVERY_MIN: Duration = LEASE_TTL_MIN;
 pub const LEASE_TTL_DEFAULT: Duration = Duration::from_mins(1);
 /// Leases in one RenewSlots.
 pub const RENEW_MAX: usize = 1_000;
@@ -131,9 +134,37 @@ pub enum Renewed {
     Renewed {
         expires_at: Timestamp,
     },
+    /// The store had lost it, and counts it again.
+    Readmitted {
+        expires_at: Timestamp,
+    },
+    /// The store has no record of it and has lost data lately: it may be presented for readmission.
+    Missing,
     /// Expired, or another lease holds the call now.
     Lost,
     Released,
+}
+
+/// A lease that its holder has proved to be the call's, and how long it is to live from now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    pub call: CallId,
+    pub claim: LeaseClaim,
+    pub ttl: Duration,
+}
+
+/// How a store that does not know a tenant is to begin with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// The tenant has no live call.
+    Fresh,
+    /// Data was lost: leases are taken in again, and for so long no new call.
+    Recovering {
+        span: Duration,
+        /// Whether the caller itself has seen what is gone. It then knows better than one who has just opened the
+        /// tenant as fresh.
+        witnessed: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod hash;
 pub mod ids;
 pub mod keyring;
 pub mod lease;
+pub mod lease_token;
 pub mod node;
 pub mod number;
 pub mod page;

@@ -4,7 +4,8 @@ use secrecy::SecretString;
 
 use super::{
     clock::Timestamp,
-    ids::{CallId, LeaseId, NodeId, OperationId, TenantId},
+    ids::{CallId, NodeId, OperationId, TenantId},
+    lease_token::LeaseToken,
     session::{Outcome, Session},
     verb::Verb,
     voice_agent::Subprotocol,
@@ -34,7 +35,7 @@ pub enum ToNode {
     CallAssigned(Box<Assignment>),
     Command(Command),
     TokenRefresh { call: CallId, token: String, expires_at: Timestamp },
-    LeaseLost { call: CallId, lease: LeaseId },
+    LeaseLost { call: CallId, lease: LeaseToken },
     EndCall { call: CallId, outcome: Outcome, reason: String },
     Drain { deadline: Timestamp },
 }
@@ -45,6 +46,8 @@ pub struct Assignment {
     pub session: Session,
     pub auth_token: Option<SecretString>,
     pub lease_expires_at: Timestamp,
+    /// As the node is to present the lease.
+    pub lease: LeaseToken,
     pub token: String,
     pub token_expires_at: Timestamp,
 }
@@ -74,7 +77,7 @@ pub trait Postbox: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveCall {
     pub call: CallId,
-    pub lease: LeaseId,
+    pub lease: LeaseToken,
 }
 
 /// What a node says of itself and its calls when its stream begins.

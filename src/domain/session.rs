@@ -1,6 +1,6 @@
 //! A session: our record of one live conversation on a call.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ use super::{
     clock::Timestamp,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
     lease::Direction,
+    lease_token::LeaseClaim,
     node::NodeAddress,
     verb::JsonObject,
     voice_agent::{AudioFormat, Spec, Subprotocol, TokenLifetime, WsDisconnectAction},
@@ -150,6 +151,8 @@ pub struct Session {
     pub ended_at: Option<Timestamp>,
     /// When the lease was to run out as last heard from the slot store; a hint of when to ask it again.
     pub lease_expires_at: Timestamp,
+    /// The longest life that the lease was last known to be given at once: how long its holder may be silent.
+    pub lease_ttl: Duration,
     /// One more by every write: two writers cannot both build on one reading.
     pub version: i64,
 }
@@ -159,6 +162,17 @@ impl Session {
     pub fn node_address(&self) -> Option<NodeAddress> {
         let node = self.node.clone()?;
         Some(NodeAddress { tenant: self.tenant, sandbox: self.sandbox, node })
+    }
+
+    /// What the holder of the session's lease can prove.
+    pub const fn claim(&self) -> LeaseClaim {
+        LeaseClaim {
+            lease: self.lease,
+            session: self.id,
+            fence: self.fence,
+            direction: self.direction,
+            sandbox: self.sandbox,
+        }
     }
 
     pub const fn is_active(&self) -> bool {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     calls::{Executed, Instruction},
-    domain::{Error, Result as Answer, ids::VoiceAgentId, violations::Violations},
+    domain::{Error, Result as Answer, ids::VoiceAgentId, lease_token::LeaseToken, violations::Violations},
     proto::v1::{self, admission_service_server::AdmissionService},
 };
 
@@ -32,9 +32,9 @@ impl AdmissionService for Api {
         request: Request<v1::RenewSlotsRequest>,
     ) -> Result<Response<v1::RenewSlotsResponse>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        let renewals = read_renewals(message)?;
-        let fates = self.calls.renew_for(&principal, &renewals).await?;
-        let results = renewals.iter().zip(fates).map(|(renewal, fate)| write_fate(&renewal.call, fate)).collect();
+        let presented = read_renewals(message)?;
+        let fates = self.calls.renew_for(&principal, &presented).await?;
+        let results = presented.iter().zip(fates).map(|(lease, fate)| write_fate(&lease.call, fate)).collect();
         Ok(Response::new(v1::RenewSlotsResponse { results }))
     }
 
@@ -45,11 +45,11 @@ impl AdmissionService for Api {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let mut faults = Violations::default();
         let call = read("call_id", &message.call_id, &mut faults);
-        let lease: Option<crate::domain::ids::LeaseId> = read("lease_id", &message.lease_id, &mut faults);
+        let lease: Option<LeaseToken> = read("lease_id", &message.lease_id, &mut faults);
         let outcome = read_outcome(message.outcome, &mut faults);
         let (call, lease) = faults.into_result(call.zip(lease)).map_err(Error::from)?;
         let released = self.calls.release(&principal, call, lease, outcome).await?;
-        let usage = Some(write_usage(released.usage, Some(lease.agent())));
+        let usage = Some(write_usage(released.usage, Some(lease.claimed().lease.agent())));
         Ok(Response::new(v1::ReleaseSlotResponse { released: released.released, usage }))
     }
 

@@ -51,6 +51,8 @@ const fn code(error: &Error) -> Code {
         Error::MaxConcurrentExceeded(_) | Error::RateLimited { .. } => Code::ResourceExhausted,
         Error::EtagMismatch { .. } | Error::IdempotencyInProgress { .. } => Code::Aborted,
         Error::NodeUnreachable { .. }
+        | Error::Recovering { .. }
+        | Error::Unopened
         | Error::Unavailable(
             Dependency::SlotStore | Dependency::Database | Dependency::Replica | Dependency::Capacity,
             _,

@@ -5,7 +5,7 @@
 //! count for choosing a node, made of what was assigned and what the node reported.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::{
     ids::{CallId, LeaseId, NodeId, TenantId},
+    lease_token::LeaseClaim,
     node::{NodeAddress, NodeProfile, Postbox, ToNode, Unreachable},
     voice_agent::Subprotocol,
 };
@@ -34,7 +35,9 @@ struct Entry {
     stream: u64,
     profile: NodeProfile,
     mailbox: mpsc::Sender<ToNode>,
-    calls: HashMap<CallId, LeaseId>,
+    calls: HashMap<CallId, LeaseClaim>,
+    /// The calls that the node has named since somebody last took the list.
+    listed: Option<HashSet<CallId>>,
 }
 
 /// Room that was taken for a call.
@@ -46,6 +49,10 @@ pub struct Room {
 }
 
 impl Entry {
+    fn has(&self, call: &CallId, lease: LeaseId) -> bool {
+        self.calls.get(call).is_some_and(|claim| claim.lease == lease)
+    }
+
     fn has_room(&self) -> bool {
         self.calls.len() < self.profile.capacity as usize
     }
@@ -72,7 +79,7 @@ impl NodeRegistry {
     ) -> (Connection, mpsc::Receiver<ToNode>) {
         let (mailbox, inbox) = mpsc::channel(MAILBOX);
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        self.nodes().insert(address.clone(), Entry { stream, profile, mailbox, calls: HashMap::new() });
+        self.nodes().insert(address.clone(), Entry { stream, profile, mailbox, calls: HashMap::new(), listed: None });
         (Connection { registry: self.clone(), address, stream }, inbox)
     }
 
@@ -83,7 +90,7 @@ impl NodeRegistry {
         tenant: TenantId,
         sandbox: bool,
         subprotocol: Subprotocol,
-        (call, lease): (&CallId, LeaseId),
+        (call, lease): (&CallId, LeaseClaim),
     ) -> Option<Room> {
         let mut nodes = self.nodes();
         let (address, entry) = nodes
@@ -102,7 +109,7 @@ impl NodeRegistry {
 
     /// Whether the call is counted as the node's.
     pub fn hosts(&self, address: &NodeAddress, call: &CallId, lease: LeaseId) -> bool {
-        self.nodes().get(address).is_some_and(|entry| entry.calls.get(call) == Some(&lease))
+        self.nodes().get(address).is_some_and(|entry| entry.has(call, lease))
     }
 
     /// The profile of a connected node.
@@ -111,7 +118,7 @@ impl NodeRegistry {
     }
 
     /// Counts the call as the node's: its heartbeats renew the lease from now on.
-    pub fn assign(&self, address: &NodeAddress, call: &CallId, lease: LeaseId) {
+    pub fn assign(&self, address: &NodeAddress, call: &CallId, lease: LeaseClaim) {
         if let Some(entry) = self.nodes().get_mut(address) {
             entry.calls.insert(call.clone(), lease);
         }
@@ -120,7 +127,7 @@ impl NodeRegistry {
     /// The call is the node's no longer under that lease. Under a newer one, admitted afresh meanwhile, it stays.
     pub fn unassign(&self, address: &NodeAddress, call: &CallId, lease: LeaseId) {
         if let Some(entry) = self.nodes().get_mut(address)
-            && entry.calls.get(call) == Some(&lease)
+            && entry.has(call, lease)
         {
             entry.calls.remove(call);
         }
@@ -133,10 +140,30 @@ impl NodeRegistry {
         }
     }
 
-    pub fn calls(&self, address: &NodeAddress) -> Vec<(CallId, LeaseId)> {
+    pub fn calls(&self, address: &NodeAddress) -> Vec<(CallId, LeaseClaim)> {
         let nodes = self.nodes();
         let calls = nodes.get(address).map(|entry| entry.calls.iter());
         calls.into_iter().flatten().map(|(call, lease)| (call.clone(), *lease)).collect()
+    }
+
+    /// The nodes that are connected here.
+    pub fn addresses(&self) -> Vec<NodeAddress> {
+        self.nodes().keys().cloned().collect()
+    }
+
+    /// The node itself names calls as its own.
+    pub fn list<'a>(&self, address: &NodeAddress, calls: impl Iterator<Item = &'a CallId>) {
+        if let Some(entry) = self.nodes().get_mut(address) {
+            let listed = entry.listed.get_or_insert_default();
+            // A node cannot name more than it has room for; what it says beyond is not kept.
+            let room = (entry.profile.capacity as usize).saturating_sub(listed.len());
+            listed.extend(calls.take(room).cloned());
+        }
+    }
+
+    /// Takes the calls that the node has named since this was last asked; nothing if it has named none.
+    pub fn take_listed(&self, address: &NodeAddress) -> Option<HashSet<CallId>> {
+        self.nodes().get_mut(address).and_then(|entry| entry.listed.take())
     }
 
     pub fn connected(&self) -> usize {
@@ -178,10 +205,24 @@ impl Drop for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Env, Timestamp, ids::VoiceAgentId};
+    use crate::domain::{
+        Env, Timestamp,
+        ids::{SessionId, VoiceAgentId},
+        lease::Direction,
+    };
 
     fn profile(capacity: u32) -> NodeProfile {
         NodeProfile { subprotocol: Subprotocol::AudioDrachtioOrg, capacity, version: "test".into() }
+    }
+
+    fn claim(env: &Env) -> LeaseClaim {
+        LeaseClaim {
+            lease: LeaseId::new(env, VoiceAgentId::new(env)),
+            session: SessionId::new(env),
+            fence: 1,
+            direction: Direction::Inbound,
+            sandbox: false,
+        }
     }
 
     fn address(tenant: TenantId, name: &str) -> NodeAddress {
@@ -195,7 +236,7 @@ mod tests {
         let (_small, _s) = registry.connect(address(tenant, "small"), profile(1));
         let (_large, _l) = registry.connect(address(tenant, "large"), profile(10));
         let (_other, _o) = registry.connect(address(TenantId::new(&env), "other"), profile(99));
-        let lease = LeaseId::new(&env, VoiceAgentId::new(&env));
+        let lease = claim(&env);
         registry.assign(&address(tenant, "large"), &"a".parse().expect("a call id"), lease);
         let reserve = |call: &str, sandbox| {
             let call = call.parse().expect("a call id");
@@ -212,15 +253,14 @@ mod tests {
         let (env, registry) = (Env::system(), Arc::new(NodeRegistry::default()));
         let here = address(TenantId::new(&env), "node");
         let (_connection, _inbox) = registry.connect(here.clone(), profile(1));
-        let agent = VoiceAgentId::new(&env);
-        let (former, fresh) = (LeaseId::new(&env, agent), LeaseId::new(&env, agent));
+        let (former, fresh) = (claim(&env), claim(&env));
         let call = "a".parse().expect("a call id");
         registry.assign(&here, &call, former);
         registry.assign(&here, &call, fresh);
-        registry.unassign(&here, &call, former);
-        assert!(registry.hosts(&here, &call, fresh));
-        registry.unassign(&here, &call, fresh);
-        assert!(!registry.hosts(&here, &call, fresh));
+        registry.unassign(&here, &call, former.lease);
+        assert!(registry.hosts(&here, &call, fresh.lease));
+        registry.unassign(&here, &call, fresh.lease);
+        assert!(!registry.hosts(&here, &call, fresh.lease));
     }
 
     #[test]

@@ -116,6 +116,18 @@ impl Cluster {
         answer
     }
 
+    /// Which server owns the slot.
+    pub(super) async fn server(&self, slot: u16, deadline: Instant) -> Result<Arc<str>, Trouble> {
+        let owner = self.owner(slot, deadline).await?;
+        self.0.link(&owner).server(deadline).await
+    }
+
+    /// The servers that own slots, each by its address.
+    pub(super) fn links(&self) -> Vec<(String, Link)> {
+        let map = self.0.map.borrow().clone();
+        map.owners().map(|it| (format!("{}:{}", it.host, it.port), self.0.link(it))).collect()
+    }
+
     async fn owner(&self, slot: u16, deadline: Instant) -> Result<Address, Trouble> {
         if let Some(owner) = self.0.map.borrow().owner(slot) {
             return Ok(owner.clone());

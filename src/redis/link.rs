@@ -28,6 +28,7 @@ use tokio::{
 
 use super::{
     dial::{Dialer, Sentinels, Why, ask},
+    identity,
     target::Address,
 };
 
@@ -77,6 +78,8 @@ pub(super) enum Trouble {
 #[derive(Clone)]
 struct Up {
     connection: MultiplexedConnection,
+    /// Which process answers.
+    server: Arc<str>,
     serial: u64,
     since: Instant,
 }
@@ -143,6 +146,11 @@ impl Link {
                 Err(Trouble::Silent)
             }
         }
+    }
+
+    /// Which server the connection leads to.
+    pub(super) async fn server(&self, deadline: Instant) -> Result<Arc<str>, Trouble> {
+        Ok(self.up(deadline).await?.server)
     }
 
     /// The connection: at once if there is one or no hope of one, otherwise when that is settled.
@@ -229,13 +237,14 @@ impl Inner {
     }
 
     /// Connects, unless there is a connection left to try, and has it answer within what a command may take.
-    async fn attempt(&self, doubted: Option<MultiplexedConnection>) -> Result<MultiplexedConnection, Why> {
+    async fn attempt(&self, doubted: Option<MultiplexedConnection>) -> Result<(MultiplexedConnection, Arc<str>), Why> {
         let mut connection = match doubted {
             Some(connection) => connection,
             None => self.place.find().await?,
         };
         ask::<Value>(&mut connection, &["PING"], self.budget).await?;
-        Ok(connection)
+        let server = identity::learn(&mut connection, self.place.dialer().settings.connect_timeout()).await?;
+        Ok((connection, server))
     }
 }
 
@@ -280,11 +289,11 @@ impl Seeker {
                 }
             };
             match outcome {
-                Ok(connection) => {
+                Ok((connection, server)) => {
                     self.is_done = true;
                     inner.silent.store(0, Ordering::Relaxed);
                     let serial = inner.serials.fetch_add(1, Ordering::Relaxed);
-                    inner.state.send_replace(State::Up(Up { connection, serial, since: Instant::now() }));
+                    inner.state.send_replace(State::Up(Up { connection, server, serial, since: Instant::now() }));
                     tracing::debug!("connected to Redis");
                     return;
                 }

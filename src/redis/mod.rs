@@ -9,14 +9,18 @@
 
 mod cluster;
 mod dial;
+mod identity;
 mod link;
 mod map;
 mod script;
 mod settings;
 mod slots;
 mod target;
+mod watch;
 
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use std::sync::Arc;
+
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{runtime::Handle, time::Instant};
 
@@ -25,6 +29,7 @@ use self::{
     dial::{Dialer, Sentinels},
     link::{Link, Place, Trouble},
     target::{Home, Target},
+    watch::{Said, Watch},
 };
 pub use self::{
     script::{Script, ScriptInvocation},
@@ -66,6 +71,7 @@ impl From<Trouble> for Failure {
 #[derive(Debug, Clone)]
 pub struct Redis {
     servers: Servers,
+    watch: Arc<Watch>,
     settings: RedisSettings,
 }
 
@@ -94,7 +100,7 @@ impl Redis {
                 Servers::One(Link::new(Place::Master(Sentinels { addresses, master, sentinel, server }), budget))
             }
         };
-        Ok(Self { servers, settings })
+        Ok(Self { servers, watch: Arc::default(), settings })
     }
 
     /// Runs a script, also one that the server has forgotten.
@@ -108,14 +114,43 @@ impl Redis {
         }
     }
 
-    /// Whether Redis answers. A cluster does as long as one of its servers does. More patient than a caller is: a
-    /// replica that is taken out of service for a hiccup makes it an outage.
-    pub async fn ping(&self) -> Result<(), Failure> {
+    /// Which server a script that touches `key` would be run on, by a name that no other process of Redis has or will
+    /// have; empty where it does not tell. A server by another name may lack what the one before has acknowledged.
+    pub async fn server(&self, key: &str) -> Result<Arc<str>, Failure> {
+        let deadline = self.deadline();
+        Ok(match &self.servers {
+            Servers::One(link) => link.server(deadline).await?,
+            Servers::Cluster(cluster) => cluster.server(slots::slot_of(key.as_bytes()), deadline).await?,
+        })
+    }
+
+    /// Whether Redis answers and may be trusted with what it is given; a cluster does as long as one of its servers
+    /// does. Raises the alarms of [`watch`]. More patient than a caller is: a replica that is taken out of service for a
+    /// hiccup makes it an outage.
+    pub async fn check(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.settings.command_timeout().max(self.settings.connect_timeout());
+        let mut fullest = 0.0_f64;
+        let mut links = Vec::new();
         match &self.servers {
-            Servers::One(link) => link.send(&cmd("PING"), false, deadline).await?,
-            Servers::Cluster(cluster) => cluster.ping(deadline).await?,
-        };
+            Servers::One(link) => links.push((String::new(), link.clone())),
+            Servers::Cluster(cluster) => {
+                cluster.ping(deadline).await?;
+                links.extend(cluster.links());
+            }
+        }
+        for (name, link) in links {
+            let said = match Said::by(&link, deadline).await {
+                Ok(said) => said,
+                // One server of a cluster is missed by its own tenants alone.
+                Err(_) if !name.is_empty() => continue,
+                Err(trouble) => return Err(trouble.into()),
+            };
+            fullest = fullest.max(self.watch.note(&name, &said, Instant::now()));
+            if let Some(why) = said.refusal() {
+                return Err(Failure::Unavailable(Internal::new(why)));
+            }
+        }
+        metrics::gauge!("voxgate_slot_store_memory_ratio").set(fullest);
         Ok(())
     }
 

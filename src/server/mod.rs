@@ -37,12 +37,11 @@ use crate::{
     config::{Config, ListenSettings},
     control::{MemoryBus, SqlOperationStore},
     db::Database,
-    domain::{Env, clock::SystemClock, keyring::KeyRing, node::ToNode},
+    domain::{Env, clock::SystemClock, keyring::KeyRing, lease_token::LeaseSigner, node::ToNode},
     grpc::{Api, SERVICES, layers::Gate},
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
     redis::Redis,
-    sessions::SqlSessionStore,
     telemetry,
     tenants::{
         Authenticator, MemoryRateLimiter, MeshIdentities, RateLimiter, RateLimits, RedisRateLimiter, TenantStore,
@@ -238,17 +237,23 @@ fn workers(
 }
 
 async fn sweep(calls: Calls, closing: CancellationToken) {
-    calls.sweep_until(closing).await;
+    tokio::join!(calls.sweep_until(closing.clone()), calls.reconcile_until(closing));
 }
 
-/// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used, and
-/// adding up what was measured.
+/// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used,
+/// releasing what the slot store would not release, and adding up what was measured.
 fn upkeep(stores: &Stores, rooms: &Rooms, metrics: PrometheusHandle, closing: &CancellationToken) -> JoinHandle<()> {
     let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
+    let slots = rooms.slots.clone();
     let closing = closing.clone();
     tokio::spawn(async move {
         let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
-        tokio::join!(database.tell_changes(changes, closing.clone()), uses.write_until(closing), adding_up);
+        tokio::join!(
+            database.tell_changes(changes, closing.clone()),
+            uses.write_until(closing.clone()),
+            slots.retry_releases_until(closing),
+            adding_up
+        );
     })
 }
 
@@ -267,12 +272,13 @@ fn assemble(
     let calls = Calls::new(calls::Rooms {
         agents: rooms.agents.clone(),
         tenants: rooms.directory,
-        slots: stores.slots.clone(),
-        sessions: Arc::new(SqlSessionStore::new(stores.database.clone())),
+        slots: rooms.slots,
+        sessions: rooms.sessions,
         operations: Arc::new(SqlOperationStore::new(stores.database.clone())),
         bus: Arc::new(MemoryBus::new(nodes.clone())),
         nodes: nodes.clone(),
         tokens,
+        leases: LeaseSigner::derived_from(&key.secret),
         settings: config.calls.clone(),
         env,
     });

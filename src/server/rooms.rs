@@ -1,12 +1,15 @@
-//! The rooms that keep rows in memory, on one database.
+//! The rooms that stand on the two homes of state.
 
 use std::{sync::Arc, time::Duration};
 
 use super::Stores;
 use crate::{
+    admission::SteadySlots,
     agents::{AgentCache, SqlVoiceAgentStore, VoiceAgents},
+    calls::SessionHistory,
     db::{CacheSettings, Change, Listener},
     domain::Env,
+    sessions::{SessionStore, SqlSessionStore},
     tenants::{Directory, DirectoryLimits, KeyUses, SqlTenantStore, TenantStore, Tenants},
 };
 
@@ -16,6 +19,8 @@ pub(super) struct Rooms {
     pub(super) directory: Arc<Directory>,
     pub(super) tenant_store: Arc<dyn TenantStore>,
     pub(super) uses: Arc<KeyUses>,
+    pub(super) sessions: Arc<dyn SessionStore>,
+    pub(super) slots: Arc<SteadySlots>,
     /// To be told what another replica has changed.
     pub(super) changes: Listener,
 }
@@ -33,6 +38,8 @@ impl Rooms {
             key_outage: Duration::from_millis(settings.key_outage_ms),
         };
         let directory = Arc::new(Directory::new(tenant_store.clone(), limits));
+        let sessions: Arc<dyn SessionStore> = Arc::new(SqlSessionStore::new(stores.database.clone()));
+        let history = Arc::new(SessionHistory(sessions.clone()));
         let changes = listener(agent_cache.clone(), directory.clone());
         Self {
             agents: VoiceAgents::new(agent_store, agent_cache, stores.ring.clone(), env.clone()),
@@ -40,6 +47,8 @@ impl Rooms {
             directory,
             uses: Arc::new(KeyUses::new(tenant_store.clone())),
             tenant_store,
+            slots: Arc::new(SteadySlots::new(stores.slots.clone(), history, env.clock.clone())),
+            sessions,
             changes,
         }
     }

@@ -5,14 +5,17 @@
 
 mod sql;
 
+use std::{collections::HashMap, time::Duration};
+
 use async_trait::async_trait;
 
 pub use self::sql::SqlSessionStore;
 use crate::domain::{
     Result,
     clock::Timestamp,
-    ids::{CallId, SessionId, TenantId, VoiceAgentId},
-    session::{Outcome, Session},
+    ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
+    node::NodeAddress,
+    session::{Outcome, Session, SessionStatus},
 };
 
 #[derive(Debug, Clone)]
@@ -20,6 +23,24 @@ pub enum Opened {
     New,
     /// A session of this lease stands already (the acquire came twice).
     Existing(Box<Session>),
+}
+
+/// As much of an active session as its comparison with leases and nodes takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveCall {
+    pub session: SessionId,
+    pub call: CallId,
+    pub lease: LeaseId,
+    pub node: Option<NodeId>,
+    pub sandbox: bool,
+    pub ws_connected: bool,
+}
+
+impl ActiveCall {
+    pub fn node_address(&self, tenant: TenantId) -> Option<NodeAddress> {
+        let node = self.node.clone()?;
+        Some(NodeAddress { tenant, sandbox: self.sandbox, node })
+    }
 }
 
 #[async_trait]
@@ -54,6 +75,25 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// Sessions of all tenants that ended at `from` or later, in the order in which they ended.
     async fn ended_since(&self, from: Timestamp, limit: u16) -> Result<Vec<Session>>;
 
-    /// Notes until when a session's lease is known to live. Not a change of the session: its version stays.
-    async fn lease_known_until(&self, tenant: TenantId, id: SessionId, expires_at: Timestamp) -> Result<()>;
+    /// Notes until when a session's lease is known to live, and that it is given at least `life` at once. Not a change
+    /// of the session: its version stays.
+    async fn lease_known_until(
+        &self,
+        tenant: TenantId,
+        id: SessionId,
+        expires_at: Timestamp,
+        life: Duration,
+    ) -> Result<()>;
+
+    /// The longest life that the lease of an active session of the tenant is given at once; nothing if none is active.
+    async fn longest_lease(&self, tenant: TenantId) -> Result<Option<Duration>>;
+
+    /// The tenants that have active sessions.
+    async fn tenants_with_calls(&self) -> Result<Vec<TenantId>>;
+
+    /// The tenant's active sessions, at most `most`.
+    async fn active_calls(&self, tenant: TenantId, most: usize) -> Result<Vec<ActiveCall>>;
+
+    /// What became of those of these sessions that there are.
+    async fn statuses(&self, tenant: TenantId, ids: &[SessionId]) -> Result<HashMap<SessionId, SessionStatus>>;
 }

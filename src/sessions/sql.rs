@@ -2,15 +2,19 @@
 
 mod row;
 
+use std::{collections::HashMap, time::Duration};
+
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult,
-    SelectableHelper as _,
+    BoolExpressionMethods as _, ExpressionMethods as _, IntoSql as _, OptionalExtension as _, QueryDsl as _,
+    QueryResult, SelectableHelper as _,
+    dsl::{case_when, max},
+    sql_types::BigInt,
 };
 use diesel_async::RunQueryDsl as _;
 
-use self::row::{SessionRow, insert};
-use super::{Opened, SessionStore};
+use self::row::{ActiveRow, SessionRow, insert};
+use super::{ActiveCall, Opened, SessionStore};
 use crate::{
     db::{
         Connection, Database, Prepared, corrupt, query,
@@ -184,16 +188,95 @@ impl SessionStore for SqlSessionStore {
             .await
     }
 
-    async fn lease_known_until(&self, tenant: TenantId, id: SessionId, expires_at: Timestamp) -> Result<()> {
+    async fn lease_known_until(
+        &self,
+        tenant: TenantId,
+        id: SessionId,
+        expires_at: Timestamp,
+        life: Duration,
+    ) -> Result<()> {
+        let life_ms = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
         self.db
             .of(tenant)
             .run(move |conn| {
                 Box::pin(async move {
                     let target =
                         sessions::table.find((tenant, id)).filter(sessions::status.eq(SessionStatus::Active.as_str()));
-                    let known = sessions::lease_expires_at.eq(expires_at);
+                    let longer = case_when(sessions::lease_ttl_ms.lt(life_ms), life_ms.into_sql::<BigInt>())
+                        .otherwise(sessions::lease_ttl_ms);
+                    let known = (sessions::lease_expires_at.eq(expires_at), sessions::lease_ttl_ms.eq(longer));
                     query!(conn, c => Prepared(diesel::update(target).set(known)).execute(c).await)?;
                     Ok(())
+                })
+            })
+            .await
+    }
+
+    async fn longest_lease(&self, tenant: TenantId) -> Result<Option<Duration>> {
+        self.db
+            .of(tenant)
+            .run(move |conn| {
+                Box::pin(async move {
+                    let longest = sessions::table
+                        .filter(sessions::tenant_id.eq(tenant))
+                        .filter(sessions::status.eq(SessionStatus::Active.as_str()))
+                        .select(max(sessions::lease_ttl_ms));
+                    let longest: Option<i64> = query!(conn, c => longest.first(c).await)?;
+                    Ok(longest.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
+                })
+            })
+            .await
+    }
+
+    async fn tenants_with_calls(&self) -> Result<Vec<TenantId>> {
+        self.db
+            .of_everyone()
+            .run(move |conn| {
+                Box::pin(async move {
+                    let tenants = sessions::table
+                        .filter(sessions::status.eq(SessionStatus::Active.as_str()))
+                        .select(sessions::tenant_id)
+                        .distinct();
+                    let tenants: Vec<Uid> = query!(conn, c => tenants.load(c).await)?;
+                    Ok(tenants.into_iter().map(TenantId::from).collect())
+                })
+            })
+            .await
+    }
+
+    async fn active_calls(&self, tenant: TenantId, most: usize) -> Result<Vec<ActiveCall>> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        self.db
+            .of(tenant)
+            .run(move |conn| {
+                Box::pin(async move {
+                    let active = sessions::table
+                        .filter(sessions::tenant_id.eq(tenant))
+                        .filter(sessions::status.eq(SessionStatus::Active.as_str()))
+                        .limit(most);
+                    let rows = query!(conn, c => active.select(ActiveRow::as_select()).load(c).await)?;
+                    rows.into_iter().map(ActiveCall::try_from).collect()
+                })
+            })
+            .await
+    }
+
+    async fn statuses(&self, tenant: TenantId, ids: &[SessionId]) -> Result<HashMap<SessionId, SessionStatus>> {
+        let ids: Vec<Uid> = ids.iter().map(|id| Uid::from(*id)).collect();
+        self.db
+            .of(tenant)
+            .run(move |conn| {
+                Box::pin(async move {
+                    let named = sessions::table
+                        .filter(sessions::tenant_id.eq(tenant))
+                        .filter(sessions::id.eq_any(ids))
+                        .select((sessions::id, sessions::status));
+                    let rows: Vec<(Uid, String)> = query!(conn, c => named.load(c).await)?;
+                    let read = |(id, status): (Uid, String)| {
+                        let status = SessionStatus::from_word(&status).ok_or_else(|| corrupt("sessions.status"))?;
+                        Ok((SessionId::from(id), status))
+                    };
+                    rows.into_iter().map(read).collect()
                 })
             })
             .await

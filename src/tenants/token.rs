@@ -236,6 +236,7 @@ mod tests {
             answered_at: None,
             ended_at: None,
             lease_expires_at: env.now(),
+            lease_ttl: Duration::from_mins(1),
             version: 1,
         }
     }

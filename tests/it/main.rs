@@ -8,6 +8,7 @@ mod edge;
 mod faults;
 mod harness;
 mod history;
+mod recovery;
 mod redis_faults;
 mod rpc;
 mod tls;

@@ -3,13 +3,16 @@
 //! Everything that ends by time stands in a set ordered by it, so counting is the length of a set and removing
 //! what is over costs each lease once.
 
+mod recovery;
+
 use std::{
     collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
+use self::recovery::Books;
 use crate::domain::{
-    Timestamp,
+    Result, Timestamp,
     ids::{CallId, LeaseId, SessionId, VoiceAgentId},
     lease::{
         Acquire, Acquired, BindingScope, Denial, Direction, LEASE_TTL_MAX, Lease, Released, Renewal, Renewed, Usage,
@@ -50,7 +53,9 @@ type Ends = BTreeSet<(i64, CallId)>;
 pub(super) struct Ledger {
     calls: HashMap<CallId, Record>,
     live: Ends,
-    released: Ends,
+    /// What is over and not yet forgotten.
+    past: Ends,
+    books: Option<Books>,
     agents: HashMap<VoiceAgentId, Agent>,
     cap: Option<Cap>,
     cap_kept_until_ms: i64,
@@ -72,6 +77,10 @@ enum State {
     },
     /// Remembered until then, or until the call is admitted again.
     Released {
+        forget_ms: i64,
+    },
+    /// The same of one that ran out, while it must be told from one that is missing.
+    Expired {
         forget_ms: i64,
     },
 }
@@ -128,16 +137,22 @@ impl Agent {
 impl Ledger {
     /// Removes what is over.
     pub(super) fn settle(&mut self, now: Now) {
+        let remember = self.known_books(now).filter(|books| books.misses(now));
         while let Some((_, call)) = pop_until(&mut self.live, now.ms) {
-            let Some(Record { lease, direction, state: State::Live { expiry_ms }, .. }) = self.calls.remove(&call)
-            else {
-                continue;
-            };
-            if let Some(agent) = self.agents.get_mut(&lease.agent()) {
-                agent.ends(direction).remove(&(expiry_ms, call));
+            let Some(record) = self.calls.get_mut(&call) else { continue };
+            let State::Live { expiry_ms } = record.state else { continue };
+            if let Some(agent) = self.agents.get_mut(&record.lease.agent()) {
+                agent.ends(record.direction).remove(&(expiry_ms, call.clone()));
+            }
+            if let Some(books) = remember {
+                let forget_ms = books.recovering_ms();
+                record.state = State::Expired { forget_ms };
+                self.past.insert((forget_ms, call));
+            } else {
+                self.calls.remove(&call);
             }
         }
-        while let Some((_, call)) = pop_until(&mut self.released, now.ms) {
+        while let Some((_, call)) = pop_until(&mut self.past, now.ms) {
             self.calls.remove(&call);
         }
     }
@@ -147,18 +162,23 @@ impl Ledger {
         self.agents.shrink_to_fit();
         self.calls.shrink_to_fit();
         self.cap = self.known_cap(now);
+        self.books = self.known_books(now);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.calls.is_empty() && self.agents.is_empty() && self.cap.is_none()
+        self.calls.is_empty() && self.agents.is_empty() && self.cap.is_none() && self.books.is_none()
     }
 
-    pub(super) fn acquire(&mut self, now: Now, request: &Acquire, mode: Mode) -> Acquired {
+    pub(super) fn acquire(&mut self, now: Now, request: &Acquire, mode: Mode) -> Result<Acquired> {
+        let books = self.books(now)?;
         let held = self.lease(&request.call);
         if let Some(held) = &held
             && held.id.agent() != request.agent
         {
-            return Acquired::OtherAgent { agent: held.id.agent() };
+            return Ok(Acquired::OtherAgent { agent: held.id.agent() });
+        }
+        if held.is_none() {
+            books.admits(now)?;
         }
         let limits = self.newest_limits(now, request);
         let cap = self.newest_cap(now, request);
@@ -174,10 +194,10 @@ impl Ledger {
         }
         if let Some(held) = held {
             let lease = self.extend(held, expiry_ms, mode);
-            return Acquired::Existing { lease, usage };
+            return Ok(Acquired::Existing { lease, usage });
         }
         if let Some(denial) = denial {
-            return Acquired::Denied(denial);
+            return Ok(Acquired::Denied(denial));
         }
         let usage = Usage {
             used: usage.used + 1,
@@ -191,7 +211,7 @@ impl Ledger {
         let expires_at = Timestamp::from_millis(expiry_ms);
         let lease =
             Lease { id: request.lease, call: request.call.clone(), session: request.session, fence, expires_at };
-        Acquired::Granted { lease, usage }
+        Ok(Acquired::Granted { lease, usage })
     }
 
     fn newest_limits(&self, now: Now, request: &Acquire) -> AgentLimits {
@@ -255,8 +275,8 @@ impl Ledger {
         let (lease, session, direction) = (request.lease, request.session, request.direction);
         let before = self.calls.insert(request.call.clone(), Record { lease, session, direction, fence, state });
         // Its older leases are lost from now on, whatever became of them.
-        if let Some(State::Released { forget_ms }) = before.map(|record| record.state) {
-            self.released.remove(&(forget_ms, request.call.clone()));
+        if let Some(State::Released { forget_ms } | State::Expired { forget_ms }) = before.map(|record| record.state) {
+            self.past.remove(&(forget_ms, request.call.clone()));
         }
         fence
     }
@@ -280,34 +300,31 @@ impl Ledger {
         Lease { expires_at: Timestamp::from_millis(expiry_ms), ..lease }
     }
 
-    pub(super) fn renew(&mut self, now: Now, renewal: &Renewal) -> Renewed {
-        let state = self.calls.get(&renewal.call).filter(|record| record.lease == renewal.lease);
-        match state.map(|record| record.state) {
-            None => return Renewed::Lost,
-            Some(State::Released { .. }) => return Renewed::Released,
-            Some(State::Live { .. }) => {}
-        }
-        let Some(held) = self.lease(&renewal.call) else { return Renewed::Lost };
+    pub(super) fn renew(&mut self, now: Now, renewal: &Renewal) -> Result<Renewed> {
+        let fate = self.fate(now, &renewal.call, renewal.lease)?;
+        let (Renewed::Renewed { .. }, Some(held)) = (fate, self.lease(&renewal.call)) else { return Ok(fate) };
         let lease = self.extend(held, now.ms.saturating_add(millis(renewal.ttl)), Mode::Take);
         // Limits are remembered for as long as leases live under them.
         self.agents.entry(renewal.lease.agent()).or_default().kept_until_ms = now.ms + KEEP_MS;
         self.cap_kept_until_ms = now.ms + KEEP_MS;
-        Renewed::Renewed { expires_at: lease.expires_at }
+        Ok(Renewed::Renewed { expires_at: lease.expires_at })
     }
 
-    pub(super) fn release(&mut self, now: Now, call: &CallId, lease: LeaseId) -> Released {
-        let mut released = false;
-        if let Some(record) = self.calls.get_mut(call).filter(|record| record.lease == lease)
+    pub(super) fn release(&mut self, now: Now, call: &CallId, lease: LeaseId) -> Result<Released> {
+        let books = self.books(now)?;
+        let (mut released, forget_ms) = (false, now.ms + TOMBSTONE_MS);
+        if books.misses(now) && !self.calls.contains_key(call) {
+            self.bury(call, lease, forget_ms);
+        } else if let Some(record) = self.calls.get_mut(call).filter(|record| record.lease == lease)
             && let State::Live { expiry_ms } = record.state
         {
-            let forget_ms = now.ms + TOMBSTONE_MS;
             record.state = State::Released { forget_ms };
-            self.released.insert((forget_ms, call.clone()));
+            self.past.insert((forget_ms, call.clone()));
             self.live.remove(&(expiry_ms, call.clone()));
             self.agents.entry(lease.agent()).or_default().ends(record.direction).remove(&(expiry_ms, call.clone()));
             released = true;
         }
-        Released { released, usage: self.usage(now, lease.agent()) }
+        Ok(Released { released, usage: self.usage(now, lease.agent()) })
     }
 
     pub(super) fn lease(&self, call: &CallId) -> Option<Lease> {
@@ -320,6 +337,10 @@ impl Ledger {
             fence: record.fence,
             expires_at: Timestamp::from_millis(expiry_ms),
         })
+    }
+
+    pub(super) fn live_leases(&self, most: usize) -> Vec<Lease> {
+        self.live.iter().take(most).filter_map(|(_, call)| self.lease(call)).collect()
     }
 
     pub(super) fn usage(&self, now: Now, agent: VoiceAgentId) -> Usage {

@@ -1,7 +1,8 @@
 //! The slot store inside the process: the embedded default, with the same promises as Redis for one replica.
 //!
 //! Every operation runs under one mutex and never waits inside it, so it is as atomic as a script. What is asked
-//! of a tenant is decided by its [`Ledger`]. Restarting forgets every lease: calls of one process end with it.
+//! of a tenant is decided by its [`Ledger`]. Restarting forgets every lease; the calls come back as they do when Redis lost
+//! its data.
 
 mod ledger;
 
@@ -17,7 +18,7 @@ use super::SlotStore;
 use crate::domain::{
     Clock, Error, Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
-    lease::{Acquire, Acquired, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
+    lease::{Acquire, Acquired, Lease, Opening, Proven, RENEW_MAX, Released, Renewal, Renewed, Usage},
 };
 
 /// [`SlotStore`] for a single replica.
@@ -36,6 +37,11 @@ struct Tenants {
 impl MemorySlotStore {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, tenants: Mutex::default() }
+    }
+
+    /// Forgets every lease, as a restart does.
+    pub fn forget(&self) {
+        *self.tenants.lock().expect("nobody panics while holding it") = Tenants::default();
     }
 
     /// Runs one operation on a tenant's ledger, from which everything that is over by now has been removed.
@@ -69,25 +75,44 @@ impl Tenants {
 #[async_trait]
 impl SlotStore for MemorySlotStore {
     async fn acquire(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
-        Ok(self.with(tenant, |ledger, now| ledger.acquire(now, request, Mode::Take)))
+        self.with(tenant, |ledger, now| ledger.acquire(now, request, Mode::Take))
     }
 
     async fn probe(&self, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
-        Ok(self.with(tenant, |ledger, now| ledger.acquire(now, request, Mode::Probe)))
+        self.with(tenant, |ledger, now| ledger.acquire(now, request, Mode::Probe))
     }
 
     async fn renew(&self, tenant: TenantId, leases: &[Renewal]) -> Result<Vec<Renewed>> {
         at_most_renew_max(leases.len())?;
-        Ok(self.with(tenant, |ledger, now| leases.iter().map(|renewal| ledger.renew(now, renewal)).collect()))
+        self.with(tenant, |ledger, now| leases.iter().map(|renewal| ledger.renew(now, renewal)).collect())
     }
 
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
-        Ok(self.with(tenant, |ledger, now| ledger.release(now, call, lease)))
+        self.with(tenant, |ledger, now| ledger.release(now, call, lease))
+    }
+
+    async fn open(&self, tenant: TenantId, opening: Opening) -> Result<()> {
+        self.with(tenant, |ledger, now| ledger.open(now, opening));
+        Ok(())
+    }
+
+    async fn readmit(&self, tenant: TenantId, leases: &[Proven]) -> Result<Vec<Renewed>> {
+        at_most_renew_max(leases.len())?;
+        self.with(tenant, |ledger, now| leases.iter().map(|lease| ledger.readmit(now, lease)).collect())
+    }
+
+    async fn fates(&self, tenant: TenantId, leases: &[(CallId, LeaseId)]) -> Result<Vec<Renewed>> {
+        at_most_renew_max(leases.len())?;
+        self.with(tenant, |ledger, now| leases.iter().map(|(call, lease)| ledger.fate(now, call, *lease)).collect())
     }
 
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
         at_most_renew_max(calls.len())?;
         Ok(self.with(tenant, |ledger, _| calls.iter().map(|call| ledger.lease(call)).collect()))
+    }
+
+    async fn live(&self, tenant: TenantId, most: usize) -> Result<Vec<Lease>> {
+        Ok(self.with(tenant, |ledger, _| ledger.live_leases(most)))
     }
 
     async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage> {

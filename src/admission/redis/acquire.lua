@@ -12,10 +12,13 @@
 --  6 [number]  lease_ttl_ms
 --  7 [number]  agent_limit     8 [number] reserved_inbound   9 [number] agent_version
 -- 10 [number]  tenant_limit (0: none)                       11 [number] tenant_version
+-- 12 [string]  server
 --
 -- Result, by its tag:
 --  * {'granted' | 'existing', record, expiry_ms, used, used_outbound, limit, reserved}
 --  * {'other_agent', agent (16 bytes)}
+--  * {'unopened'}
+--  * {'recovering', left_ms}: data was lost, and the call's lease is not back
 --  * {'denied', 'agent' | 'inbound_reserve' | 'tenant', next_expiry_in_ms, tenant_used, tenant_limit,
 --     used, used_outbound, limit, reserved}
 --
@@ -35,11 +38,17 @@ local agent_version = integer(ARGV[9], 0, EXACT_MAX, 'agent_version')
 local tenant_limit = integer(ARGV[10], 0, EXACT_MAX, 'tenant_limit')
 local tenant_version = integer(ARGV[11], 0, EXACT_MAX, 'tenant_version')
 
+local books = books_of(KEYS[3], ARGV[12])
+if not books then return {'unopened'} end
+
 local record = redis.call('HGET', KEYS[1], call)
 local held_until = record and tonumber(redis.call('ZSCORE', KEYS[2], call) or 0) or 0
 local held = held_until > now
 if held and agent_of(lease_of(record)) ~= agent_of(lease) then
     return {'other_agent', agent_of(lease_of(record))}
+end
+if books.recovering > now and not held then
+    return {'recovering', books.recovering - now}
 end
 
 local known = redis.call('HMGET', KEYS[6], 'limit', 'reserved', 'version', 'fence', 'kept')
@@ -122,7 +131,8 @@ if not denial then
     redis.call('ZADD', KEYS[2], expiry, call)
     redis.call('ZADD', zset, expiry, fence_of(record))
 end
-reap(KEYS[1], KEYS[2], KEYS[4], KEYS[5])
+note_books(KEYS[3], books)
+reap(books, KEYS[1], KEYS[2], KEYS[4], KEYS[5])
 if keep_again then
     redis.call('HSET', KEYS[6], 'kept', now)
     for _, key in ipairs(KEYS) do

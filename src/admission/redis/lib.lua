@@ -6,7 +6,9 @@
 -- KEYS (none here; these are the names that the scripts' own headers use):
 --  * [hash]   calls          call id -> record
 --  * [zset]   leases         call id -> +expiry in ms of a live lease, -forgetting in ms of a released one
---  * [hash]   tenant_limits  limit, version: the newest that any replica has brought
+--  * [hash]   tenant_limits  limit, version: the newest that any replica has brought; and the tenant's books: open:
+--                            since when, in ms; recovering: until when no new call is admitted; server: which Redis
+--                            wrote here last; reasserting: until when leases are taken in that it may not have had
 --  * [zset]   inbound        fence (8 bytes) -> expiry in ms; the agent's inbound leases
 --  * [zset]   outbound       fence (8 bytes) -> expiry in ms; the agent's outbound leases
 --  * [hash]   agent_limits   limit, reserved, version: the newest; fence: the last one given; kept: when the
@@ -17,7 +19,11 @@
 -- `leases` whose distance from zero is not beyond now are dead, whatever their sign; so one range finds both
 -- the expired and the forgotten. Dead entries count for nothing, so that no answer depends on their removal.
 --
--- ARGV (none here)
+-- ARGV (none here; `server` in the scripts' own headers is the name of the Redis that the caller is connected to,
+-- or '' where it is not known)
+--
+-- Without `open` the tenant is not known: it has never been here, was idle until its keys ended, or the data is lost.
+-- The caller can tell which, so a script then answers {'unopened'}, changes nothing, and open.lua follows.
 --
 -- Result: none; it only defines locals. `TIME` is the only clock. Needs Redis 6.2 (ZMSCORE).
 
@@ -29,6 +35,7 @@ local TTL_MAX_MS = 300000
 local REAP_TENANT = 50 -- with the two of REAP_AGENT: at most 100 removals a call,
 local REAP_AGENT = 25 -- and only by
 local REAP_ONE_IN = 8 -- of the calls, picked by the microsecond
+local MOMENT_MS = 10000 -- replicas that find the same loss open the books within it
 local EXACT_MAX = 9007199254740991 -- beyond it a Lua number skips integers
 
 local time = redis.call('TIME')
@@ -88,8 +95,37 @@ local function keep(key)
     redis.call('PEXPIRE', key, KEEP_MS - 1)
 end
 
--- Bounded: what is left waits for another call, or for the key's own end.
-local function reap(calls, leases, ...)
+-- The tenant's books, or nothing where they are not open. A Redis by another name than the one that wrote here last
+-- may have lost what that one acknowledged: for one longest lease, holders may assert theirs again.
+local function books_of(limits, server)
+    local known = redis.call('HMGET', limits, 'open', 'recovering', 'reasserting', 'server')
+    if not known[1] then
+        return nil
+    end
+    local books = {opened = tonumber(known[1]), recovering = tonumber(known[2] or 0)}
+    local reasserting = tonumber(known[3] or 0)
+    if server ~= '' and known[4] ~= server then
+        books.server = server
+        if known[4] and known[4] ~= '' then
+            reasserting = now + TTL_MAX_MS
+        end
+    end
+    books.reasserting = reasserting
+    -- While a lease without record may be one that was lost.
+    books.misses = math.max(books.recovering, reasserting) > now
+    return books
+end
+
+-- Keeps what `books_of` has found out.
+local function note_books(limits, books)
+    if books.server then
+        redis.call('HSET', limits, 'server', books.server, 'reasserting', books.reasserting)
+    end
+end
+
+-- Bounded: what is left waits for another call, or for the key's own end. While leases may be missing, the records of
+-- those that have expired stay: it is by them that an expired lease is told from a lost one.
+local function reap(books, calls, leases, ...)
     if now_us % REAP_ONE_IN ~= 0 then
         return
     end
@@ -98,6 +134,9 @@ local function reap(calls, leases, ...)
         if expired > 0 then
             redis.call('ZREMRANGEBYRANK', zset, 0, math.min(expired, REAP_AGENT) - 1)
         end
+    end
+    if books.misses then
+        return
     end
     local dead = redis.call('ZRANGEBYSCORE', leases, -now, now, 'LIMIT', 0, REAP_TENANT)
     if #dead > 0 then

@@ -9,7 +9,7 @@
 mod reply;
 mod scripts;
 
-use std::fmt;
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::Value;
@@ -21,7 +21,10 @@ use crate::{
         Error, Result,
         error::Dependency,
         ids::{CallId, LeaseId, TenantId, VoiceAgentId},
-        lease::{Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, RENEW_MAX, Released, Renewal, Renewed, Usage},
+        lease::{
+            Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, Opening, Proven, RENEW_MAX, Released, Renewal, Renewed,
+            Usage,
+        },
     },
     redis::{Failure, Redis, ScriptInvocation},
 };
@@ -47,6 +50,11 @@ impl RedisSlotStore {
         self.redis.invoke(script).await.map_err(in_our_words)
     }
 
+    /// Which Redis it is that will be asked.
+    async fn server(&self, tenant: TenantId) -> Result<Arc<str>> {
+        self.redis.server(&TenantKeys::new(tenant).limits).await.map_err(in_our_words)
+    }
+
     async fn acquire_or_probe(&self, mode: &str, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
         debug_assert_eq!(request.lease.agent(), request.agent, "a lease id carries the agent it is of");
         let (tenant_keys, agent_keys) = (TenantKeys::new(tenant), AgentKeys::new(tenant, request.agent));
@@ -59,6 +67,7 @@ impl RedisSlotStore {
         script.arg(letter(request.direction)).arg(ttl_ms(request.ttl));
         script.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
         script.arg(limits.tenant_limit).arg(limits.tenant_version);
+        script.arg(&*self.server(tenant).await?);
         reply::acquired(self.invoke(&script).await?, &request.call)
     }
 }
@@ -79,17 +88,13 @@ impl SlotStore for RedisSlotStore {
             return Ok(Vec::new());
         }
         // Renewals of one node name few agents; each is declared once and referred to by its place.
-        let mut places = std::collections::HashMap::new();
+        let mut places = HashMap::new();
         let keys = TenantKeys::new(tenant);
         let mut script = self.scripts.renew.prepare_invoke();
         script.key(keys.calls).key(keys.leases).key(keys.limits);
+        script.arg(&*self.server(tenant).await?);
         for renewal in leases {
-            let next = places.len() + 1;
-            let place = *places.entry(renewal.lease.agent()).or_insert(next);
-            if place == next {
-                let keys = AgentKeys::new(tenant, renewal.lease.agent());
-                script.key(keys.inbound).key(keys.outbound).key(keys.limits);
-            }
+            let place = declare(&mut script, &mut places, tenant, renewal.lease.agent());
             let mut named = renewal.lease.to_bytes().to_vec();
             named.extend_from_slice(format!("{}:{place}", ttl_ms(renewal.ttl)).as_bytes());
             script.arg(renewal.call.as_str()).arg(named);
@@ -102,8 +107,54 @@ impl SlotStore for RedisSlotStore {
         let mut script = self.scripts.release.prepare_invoke();
         script.key(tenant_keys.calls).key(tenant_keys.leases);
         script.key(agent_keys.inbound).key(agent_keys.outbound).key(agent_keys.limits);
-        script.arg(call.as_str()).arg(&lease.to_bytes()[..]);
+        script.key(tenant_keys.limits);
+        script.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?);
         reply::released(self.invoke(&script).await?)
+    }
+
+    async fn open(&self, tenant: TenantId, opening: Opening) -> Result<()> {
+        let (recovery_ms, witness) = match opening {
+            Opening::Fresh => (0, "told"),
+            Opening::Recovering { span, witnessed: false } => (ttl_ms(span), "told"),
+            Opening::Recovering { span, witnessed: true } => (ttl_ms(span), "seen"),
+        };
+        let mut script = self.scripts.open.prepare_invoke();
+        script.key(TenantKeys::new(tenant).limits).arg(recovery_ms).arg(witness).arg(&*self.server(tenant).await?);
+        reply::opened(self.invoke(&script).await?)
+    }
+
+    async fn readmit(&self, tenant: TenantId, leases: &[Proven]) -> Result<Vec<Renewed>> {
+        at_most_renew_max(leases.len())?;
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut places = HashMap::new();
+        let keys = TenantKeys::new(tenant);
+        let mut script = self.scripts.readmit.prepare_invoke();
+        script.key(keys.calls).key(keys.leases).key(keys.limits);
+        script.arg(&*self.server(tenant).await?);
+        for lease in leases {
+            let place = declare(&mut script, &mut places, tenant, lease.claim.lease.agent());
+            let mut named = reply::record(&lease.claim);
+            named.extend_from_slice(format!("{}:{place}", ttl_ms(lease.ttl)).as_bytes());
+            script.arg(lease.call.as_str()).arg(named);
+        }
+        reply::renewed(self.invoke(&script).await?)
+    }
+
+    async fn fates(&self, tenant: TenantId, leases: &[(CallId, LeaseId)]) -> Result<Vec<Renewed>> {
+        at_most_renew_max(leases.len())?;
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys = TenantKeys::new(tenant);
+        let mut script = self.scripts.fates.prepare_invoke();
+        script.key(keys.calls).key(keys.leases).key(keys.limits);
+        script.arg(&*self.server(tenant).await?);
+        for (call, lease) in leases {
+            script.arg(call.as_str()).arg(&lease.to_bytes()[..]);
+        }
+        reply::renewed(self.invoke(&script).await?)
     }
 
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
@@ -118,6 +169,25 @@ impl SlotStore for RedisSlotStore {
             script.arg(call.as_str());
         }
         reply::leases(self.invoke(&script).await?, calls)
+    }
+
+    async fn live(&self, tenant: TenantId, most: usize) -> Result<Vec<Lease>> {
+        let keys = TenantKeys::new(tenant);
+        let mut live = Vec::new();
+        loop {
+            let page = RENEW_MAX.min(most - live.len());
+            if page == 0 {
+                return Ok(live);
+            }
+            let mut script = self.scripts.live.prepare_invoke();
+            script.key(&keys.calls).key(&keys.leases).arg(live.len()).arg(page);
+            let found = reply::live(self.invoke(&script).await?)?;
+            let last = found.len() < page;
+            live.extend(found);
+            if last {
+                return Ok(live);
+            }
+        }
     }
 
     async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage> {
@@ -135,8 +205,24 @@ impl SlotStore for RedisSlotStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.redis.ping().await.map_err(in_our_words)
+        self.redis.check().await.map_err(in_our_words)
     }
+}
+
+/// The agent's place among the keys; its keys are declared when it is first named.
+fn declare(
+    script: &mut ScriptInvocation<'_>,
+    places: &mut HashMap<VoiceAgentId, usize>,
+    tenant: TenantId,
+    agent: VoiceAgentId,
+) -> usize {
+    let next = places.len() + 1;
+    let place = *places.entry(agent).or_insert(next);
+    if place == next {
+        let keys = AgentKeys::new(tenant, agent);
+        script.key(keys.inbound).key(keys.outbound).key(keys.limits);
+    }
+    place
 }
 
 fn in_our_words(failure: Failure) -> Error {

@@ -4,7 +4,8 @@
 --  1 calls  2 leases  3 tenant_limits, and 3 for each agent among the leases:
 --  4 inbound  5 outbound  6 agent_limits, …  (see lib.lua)
 --
--- ARGV, 2 a lease (each element costs; and what follows the lease is the same for most of a node's leases):
+-- ARGV: [string] server; then 2 a lease (each element costs; and what follows the lease is the same for most of a
+-- node's leases):
 --  1 [string]  call id
 --  2 [bytes]   lease (32), then as text `lease_ttl_ms:agent`, the agent being its place in KEYS, from 1
 --
@@ -12,10 +13,15 @@
 --  * [number]  renewed: expiry_ms
 --  * 'lost'      expired, never known, or not the call's current lease
 --  * 'released'  the call's last lease was this one, and it was released within TOMBSTONE_MS
+--  * 'missing'   the call is not known, and data was lost lately: it may be readmitted
+-- or {'unopened'} alone.
 local agents = #KEYS / 3 - 1
 if agents < 1 or agents ~= math.floor(agents) then error('bad number of keys') end
-local count = #ARGV / 2
+local count = (#ARGV - 1) / 2
 if count < 1 or count ~= math.floor(count) or count > 1000 then error('bad number of arguments') end
+
+local books = books_of(KEYS[3], ARGV[1])
+if not books then return {'unopened'} end
 
 -- `lease_ttl_ms:agent` -> what it means for a lease, its expiry also as the text that a thousand scores are.
 local term_of = {}
@@ -29,9 +35,9 @@ end
 
 local calls, leases, terms = {}, {}, {}
 for i = 1, count do
-    local named = ARGV[2 * i]
+    local named = ARGV[2 * i + 1]
     local text = string.sub(named, 33)
-    calls[i], leases[i], terms[i] = ARGV[2 * i - 1], string.sub(named, 1, 32), term_of[text] or term(text)
+    calls[i], leases[i], terms[i] = ARGV[2 * i], string.sub(named, 1, 32), term_of[text] or term(text)
 end
 
 local records = redis.call('HMGET', KEYS[1], unpack(calls))
@@ -52,7 +58,9 @@ local renewed_of = {} -- an agent's place in KEYS -> true
 
 for i, call in ipairs(calls) do
     local record, score = records[i], tonumber(scores[i] or 0)
-    if not record or lease_of(record) ~= leases[i] or math.abs(score) <= now then
+    if not record and books.misses then
+        answer[i] = 'missing'
+    elseif not record or lease_of(record) ~= leases[i] or math.abs(score) <= now then
         answer[i] = 'lost'
     elseif score < 0 then
         answer[i] = 'released'
@@ -74,7 +82,8 @@ for i, entries in ipairs(entries_of) do
         redis.call('ZADD', KEYS[i], unpack(entries))
     end
 end
-reap(KEYS[1], KEYS[2])
+note_books(KEYS[3], books)
+reap(books, KEYS[1], KEYS[2])
 if next(renewed_of) then
     for i = 1, 3 do
         keep(KEYS[i])

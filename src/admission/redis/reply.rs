@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::domain::{
     Error, Result, Timestamp,
     ids::{CallId, LeaseId, SessionId, VoiceAgentId},
-    lease::{Acquired, BindingScope, Denial, Lease, Released, Renewed, Usage},
+    lease::{Acquired, BindingScope, Denial, Direction, Lease, Released, Renewed, Usage},
+    lease_token::LeaseClaim,
 };
 
 /// Takes the elements of a reply one after the other.
@@ -61,6 +62,20 @@ impl Elements {
 }
 
 /// See `lib.lua`: direction, lease, session, fence.
+pub(super) fn record(claim: &LeaseClaim) -> Vec<u8> {
+    let direction = match claim.direction {
+        Direction::Inbound => b'I',
+        Direction::Outbound => b'O',
+    };
+    let mut record = Vec::with_capacity(57);
+    record.push(direction);
+    record.extend_from_slice(&claim.lease.to_bytes());
+    record.extend_from_slice(claim.session.as_uuid().as_bytes());
+    record.extend_from_slice(&claim.fence.to_be_bytes());
+    record
+}
+
+/// The other way round.
 fn fields(record: &[u8]) -> Option<(LeaseId, SessionId, i64)> {
     let (_direction, rest) = record.split_first()?;
     let (lease, rest) = rest.split_first_chunk::<32>()?;
@@ -74,6 +89,8 @@ pub(super) fn acquired(reply: Value, call: &CallId) -> Result<Acquired> {
     let mut reply = Elements::of(reply)?;
     let tag = reply.tag()?;
     match tag.as_str() {
+        "unopened" => Err(Error::Unopened),
+        "recovering" => Err(Error::Recovering { left: Duration::from_millis(reply.next()?) }),
         "granted" | "existing" => {
             let lease = reply.lease(call)?.ok_or_else(|| malformed("a grant without a record"))?;
             let usage = reply.usage()?;
@@ -103,20 +120,49 @@ pub(super) fn renewed(reply: Value) -> Result<Vec<Renewed>> {
         Value::Int(expiry_ms) => Ok(Renewed::Renewed { expires_at: Timestamp::from_millis(expiry_ms) }),
         Value::BulkString(tag) if tag == b"lost" => Ok(Renewed::Lost),
         Value::BulkString(tag) if tag == b"released" => Ok(Renewed::Released),
+        Value::BulkString(tag) if tag == b"missing" => Ok(Renewed::Missing),
+        Value::BulkString(tag) if tag == b"unopened" => Err(Error::Unopened),
+        Value::Array(readmitted) => match readmitted.as_slice() {
+            [Value::BulkString(tag), Value::Int(expiry_ms)] if tag == b"readmitted" => {
+                Ok(Renewed::Readmitted { expires_at: Timestamp::from_millis(*expiry_ms) })
+            }
+            other => Err(malformed(&format!("unknown fate {other:?}"))),
+        },
         other => Err(malformed(&format!("unknown fate {other:?}"))),
     };
     elements.map(fate).collect()
 }
 
+pub(super) fn opened(reply: Value) -> Result<()> {
+    match Elements::of(reply)?.tag()?.as_str() {
+        "opened" | "open" => Ok(()),
+        other => Err(malformed(&format!("unknown tag {other:?}"))),
+    }
+}
+
 pub(super) fn released(reply: Value) -> Result<Released> {
     let mut reply = Elements::of(reply)?;
     let tag = reply.tag()?;
+    if tag == "unopened" {
+        return Err(Error::Unopened);
+    }
     Ok(Released { released: tag == "released", usage: reply.usage()? })
 }
 
 pub(super) fn leases(reply: Value, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
     let mut reply = Elements::of(reply)?;
     calls.iter().map(|call| reply.lease(call)).collect()
+}
+
+pub(super) fn live(reply: Value) -> Result<Vec<Lease>> {
+    let mut reply = Elements::of(reply)?;
+    let mut live = Vec::new();
+    while !reply.0.as_slice().is_empty() {
+        let call: String = reply.next()?;
+        let call: CallId = call.parse().map_err(|_| malformed("a call id is none"))?;
+        live.extend(reply.lease(&call)?);
+    }
+    Ok(live)
 }
 
 pub(super) fn agent_usage(reply: Value) -> Result<Usage> {

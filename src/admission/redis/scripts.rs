@@ -13,6 +13,10 @@ pub(super) struct Scripts {
     pub(super) renew: Script,
     pub(super) release: Script,
     pub(super) leases: Script,
+    pub(super) open: Script,
+    pub(super) readmit: Script,
+    pub(super) fates: Script,
+    pub(super) live: Script,
     pub(super) usage: Script,
 }
 
@@ -24,6 +28,10 @@ impl Scripts {
             renew: with_lib(include_str!("renew.lua")),
             release: with_lib(include_str!("release.lua")),
             leases: with_lib(include_str!("leases.lua")),
+            open: with_lib(include_str!("open.lua")),
+            readmit: with_lib(include_str!("readmit.lua")),
+            fates: with_lib(include_str!("fates.lua")),
+            live: with_lib(include_str!("live.lua")),
             usage: with_lib(include_str!("usage.lua")),
         }
     }

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     agents::Hints,
-    calls::{Admission, Admit},
+    calls::{Admission, Admit, Presented},
     domain::{
         Result,
         ids::{CallId, VoiceAgentId},
-        lease::{Direction, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEASE_TTL_MIN, RENEW_MAX, Renewal, Renewed, Usage},
+        lease::{Direction, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEASE_TTL_MIN, RENEW_MAX, Renewed, Usage},
         principal::Principal,
         tenant::Scope,
         violations::{Fault, Violations},
@@ -78,7 +78,7 @@ pub(crate) fn write_slot(call: &CallId, admission: &Admission, principal: &Princ
     let Some(held) = &admission.held else { return slot };
     v1::Slot {
         session_id: held.session.id.to_string(),
-        lease_id: held.lease.id.to_string(),
+        lease_id: held.lease_token.to_string(),
         fence: held.lease.fence,
         expires_at: Some(timestamp(held.lease.expires_at)),
         callback_token: held.token.text.clone(),
@@ -100,13 +100,13 @@ pub(crate) fn write_usage(usage: Usage, agent: Option<VoiceAgentId>) -> v1::Usag
     }
 }
 
-pub(crate) fn read_renewals(wire: v1::RenewSlotsRequest) -> Result<Vec<Renewal>> {
+pub(crate) fn read_renewals(wire: v1::RenewSlotsRequest) -> Result<Vec<Presented>> {
     let mut faults = Violations::default();
     if wire.leases.is_empty() || wire.leases.len() > RENEW_MAX {
         faults.add("leases", Fault::new(format!("must have 1 to {RENEW_MAX} entries")));
         return Err(faults.into());
     }
-    let mut renewals = Vec::with_capacity(wire.leases.len());
+    let mut presented = Vec::with_capacity(wire.leases.len());
     for (index, lease) in wire.leases.into_iter().enumerate() {
         let mut own = Violations::default();
         let call = read("call_id", &lease.call_id, &mut own);
@@ -114,15 +114,17 @@ pub(crate) fn read_renewals(wire: v1::RenewSlotsRequest) -> Result<Vec<Renewal>>
         let ttl =
             read_duration("lease_ttl", lease.lease_ttl, (LEASE_TTL_MIN, LEASE_TTL_MAX), LEASE_TTL_DEFAULT, &mut own);
         faults.absorb(&format!("leases[{index}]"), own);
-        renewals.extend(call.zip(id).map(|(call, lease)| Renewal { call, lease, ttl }));
+        presented.extend(call.zip(id).map(|(call, lease)| Presented { call, lease, ttl }));
     }
-    Ok(faults.into_result(Some(renewals))?)
+    Ok(faults.into_result(Some(presented))?)
 }
 
 pub(crate) fn write_fate(call: &CallId, fate: Renewed) -> v1::LeaseRenewalResult {
     let (state, expires_at) = match fate {
         Renewed::Renewed { expires_at } => (v1::LeaseState::Renewed, Some(timestamp(expires_at))),
-        Renewed::Lost => (v1::LeaseState::Lost, None),
+        Renewed::Readmitted { expires_at } => (v1::LeaseState::Readmitted, Some(timestamp(expires_at))),
+        // What is missing was brought back, or is lost.
+        Renewed::Missing | Renewed::Lost => (v1::LeaseState::Lost, None),
         Renewed::Released => (v1::LeaseState::Released, None),
     };
     v1::LeaseRenewalResult { call_id: call.to_string(), state: state.into(), expires_at }

@@ -145,7 +145,7 @@ fn write_assignment(assignment: &Assignment) -> v1::CallAssigned {
         slot: Some(v1::Slot {
             call_id: session.call.to_string(),
             session_id: session.id.to_string(),
-            lease_id: session.lease.to_string(),
+            lease_id: assignment.lease.to_string(),
             fence: session.fence,
             expires_at: Some(timestamp(assignment.lease_expires_at)),
             revision: session.agent_revision,

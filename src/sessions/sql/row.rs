@@ -1,5 +1,7 @@
 //! A session as a row.
 
+use std::time::Duration;
+
 use diesel::{
     IntoSql as _, QueryDsl as _, QueryResult,
     prelude::{Queryable, Selectable},
@@ -17,8 +19,9 @@ use crate::{
         Error, Result,
         ids::TenantId,
         lease::Direction,
-        session::{Outcome, Session, SessionStatus},
+        session::{CallState, Outcome, Session, SessionStatus},
     },
+    sessions::ActiveCall,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable)]
@@ -44,6 +47,7 @@ pub(super) struct SessionRow {
     ended_at: Option<At>,
     lease_expires_at: At,
     version: i64,
+    lease_ttl_ms: i64,
 }
 
 impl SessionRow {
@@ -69,6 +73,7 @@ impl SessionRow {
             ended_at: session.ended_at.map(At),
             lease_expires_at: session.lease_expires_at.into(),
             version: session.version,
+            lease_ttl_ms: i64::try_from(session.lease_ttl.as_millis()).unwrap_or(i64::MAX),
         })
     }
 }
@@ -98,6 +103,35 @@ impl TryFrom<SessionRow> for Session {
             ended_at: row.ended_at.map(Into::into),
             lease_expires_at: row.lease_expires_at.into(),
             version: row.version,
+            lease_ttl: Duration::from_millis(u64::try_from(row.lease_ttl_ms).unwrap_or(0)),
+        })
+    }
+}
+
+/// The columns of an [`ActiveCall`].
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = sessions)]
+pub(super) struct ActiveRow {
+    id: Uid,
+    call_id: String,
+    lease_id: String,
+    node_id: Option<String>,
+    sandbox: bool,
+    state: Json,
+}
+
+impl TryFrom<ActiveRow> for ActiveCall {
+    type Error = Error;
+
+    fn try_from(row: ActiveRow) -> Result<Self> {
+        let state: CallState = row.state.read("sessions.state")?;
+        Ok(Self {
+            session: row.id.into(),
+            call: row.call_id.parse().map_err(|_| corrupt("sessions.call_id"))?,
+            lease: row.lease_id.parse().map_err(|_| corrupt("sessions.lease_id"))?,
+            node: row.node_id.map(|id| id.parse()).transpose().map_err(|_| corrupt("sessions.node_id"))?,
+            sandbox: row.sandbox,
+            ws_connected: state.ws_connected,
         })
     }
 }
@@ -130,6 +164,7 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         row.ended_at.into_sql::<Nullable<Moment>>(),
         row.lease_expires_at.into_sql::<Moment>(),
         row.version.into_sql::<BigInt>(),
+        row.lease_ttl_ms.into_sql::<BigInt>(),
     ));
     let into = diesel::insert_into(sessions::table);
     let written = match conn {

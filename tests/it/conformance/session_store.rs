@@ -1,6 +1,6 @@
 //! What every `SessionStore` promises.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use voxgate::{
     agents::Deleted,
@@ -11,7 +11,7 @@ use voxgate::{
         lease::Direction,
         session::{CallState, Outcome, Session, SessionStatus},
     },
-    sessions::Opened,
+    sessions::{ActiveCall, Opened},
 };
 
 use super::{Stores, all_at_once, at, call, on_every_backend, session};
@@ -32,6 +32,9 @@ on_every_backend![
     the_active_sessions_of_an_agent_are_listed_oldest_first,
     the_longest_overdue_are_due_first,
     noting_a_lease_is_not_a_change,
+    the_longest_lease_is_that_of_an_active_session_of_the_tenant,
+    statuses_are_told_of_the_tenants_own_sessions,
+    the_active_calls_of_a_tenant_are_told_with_lease_and_node,
     those_that_ended_are_listed_in_that_order,
     a_session_needs_an_agent_of_its_tenant,
     a_late_retry_is_answered_though_its_agent_was_deleted,
@@ -76,7 +79,7 @@ async fn another_tenants_session_does_not_exist(stores: &Stores) {
     assert!(!stores.sessions.update(other, &session).await.expect("an answer"));
     assert_eq!(stores.sessions.end(other, session.id, Outcome::Hangup, at(1)).await.expect("an answer"), None);
     assert!(stores.sessions.active_of_agent(other, session.agent, 10).await.expect("an answer").is_empty());
-    stores.sessions.lease_known_until(other, session.id, at(999)).await.expect("an answer");
+    stores.sessions.lease_known_until(other, session.id, at(999), Duration::from_secs(999)).await.expect("an answer");
     assert_eq!(get(stores, &session).await, session);
     // Two tenants may have a call of one name.
     let theirs = stores.session(other, "call").await;
@@ -290,10 +293,77 @@ async fn the_longest_overdue_are_due_first(stores: &Stores) {
 async fn noting_a_lease_is_not_a_change(stores: &Stores) {
     let tenant = stores.tenant().await;
     let session = stores.session(tenant, "call").await;
-    stores.sessions.lease_known_until(tenant, session.id, at(120)).await.expect("noted");
-    assert_eq!(get(stores, &session).await, Session { lease_expires_at: at(120), ..session.clone() });
+    for life in [90, 30] {
+        let life = Duration::from_secs(life);
+        stores.sessions.lease_known_until(tenant, session.id, at(120), life).await.expect("noted");
+    }
+    let noted = Session { lease_expires_at: at(120), lease_ttl: Duration::from_secs(90), ..session.clone() };
+    assert_eq!(get(stores, &session).await, noted, "the longest life that was seen stays");
     assert!(stores.sessions.update(tenant, &session).await.expect("an answer"), "the version stayed");
     assert_eq!(get(stores, &session).await.lease_expires_at, at(120), "an update leaves the lease alone");
+}
+
+async fn the_longest_lease_is_that_of_an_active_session_of_the_tenant(stores: &Stores) {
+    let (tenant, other) = (stores.tenant().await, stores.tenant().await);
+    let longest = async |tenant| stores.sessions.longest_lease(tenant).await.expect("an answer");
+    assert_eq!(longest(tenant).await, None);
+    let agent = stores.agent(tenant).await.id;
+    let of = |on, life| Session { lease_ttl: Duration::from_secs(life), ..session(tenant, agent, on) };
+    let (short, long) = (of("short", 20), of("long", 300));
+    for opened in [&short, &long] {
+        stores.sessions.open(tenant, opened).await.expect("opened");
+    }
+    assert_eq!((longest(tenant).await, longest(other).await), (Some(Duration::from_secs(300)), None));
+    stores.sessions.end(tenant, long.id, Outcome::Hangup, at(1)).await.expect("an answer");
+    assert_eq!(longest(tenant).await, Some(Duration::from_secs(20)));
+}
+
+async fn statuses_are_told_of_the_tenants_own_sessions(stores: &Stores) {
+    let (tenant, other) = (stores.tenant().await, stores.tenant().await);
+    let (active, ended, expired) =
+        (stores.session(tenant, "a").await, stores.session(tenant, "b").await, stores.session(tenant, "c").await);
+    let theirs = stores.session(other, "d").await;
+    stores.sessions.end(tenant, ended.id, Outcome::Hangup, at(1)).await.expect("an answer");
+    stores.sessions.end(tenant, expired.id, Outcome::NodeLost, at(1)).await.expect("an answer");
+    let ids = [active.id, ended.id, expired.id, theirs.id, SessionId::new(&Env::system())];
+    let told = stores.sessions.statuses(tenant, &ids).await.expect("an answer");
+    let expected =
+        [(active.id, SessionStatus::Active), (ended.id, SessionStatus::Ended), (expired.id, SessionStatus::Expired)];
+    assert_eq!(told, HashMap::from(expected));
+    assert!(stores.sessions.statuses(tenant, &[]).await.expect("an answer").is_empty());
+}
+
+async fn the_active_calls_of_a_tenant_are_told_with_lease_and_node(stores: &Stores) {
+    let (tenant, other, idle) = (stores.tenant().await, stores.tenant().await, stores.tenant().await);
+    let hosted = Session {
+        node: Some("node-1".parse().expect("a node id")),
+        sandbox: true,
+        state: CallState { ws_connected: true, ..CallState::default() },
+        ..session(tenant, stores.agent(tenant).await.id, "hosted")
+    };
+    stores.sessions.open(tenant, &hosted).await.expect("opened");
+    let ended = stores.session(tenant, "ended").await;
+    stores.sessions.end(tenant, ended.id, Outcome::Hangup, at(1)).await.expect("an answer");
+    let theirs = stores.session(other, "theirs").await;
+    stores.session(other, "more").await;
+    let told = stores.sessions.active_calls(tenant, 10).await.expect("an answer");
+    let expected = ActiveCall {
+        session: hosted.id,
+        call: hosted.call.clone(),
+        lease: hosted.lease,
+        node: hosted.node.clone(),
+        sandbox: true,
+        ws_connected: true,
+    };
+    assert_eq!(told, [expected]);
+    assert_eq!(told[0].node_address(tenant), hosted.node_address());
+    let plain = stores.sessions.active_calls(other, 10).await.expect("an answer");
+    let plain = plain.iter().find(|call| call.session == theirs.id).expect("it is active");
+    assert_eq!((plain.node_address(other), plain.ws_connected), (None, false));
+    assert_eq!(stores.sessions.active_calls(other, 1).await.expect("an answer").len(), 1);
+    let tenants = stores.sessions.tenants_with_calls().await.expect("an answer");
+    assert!(tenants.contains(&tenant) && tenants.contains(&other) && !tenants.contains(&idle));
+    assert_eq!(tenants.iter().filter(|it| **it == other).count(), 1);
 }
 
 async fn those_that_ended_are_listed_in_that_order(stores: &Stores) {

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use voxgate::{
-    admission::{MemorySlotStore, RedisSlotStore, SlotStore},
+    admission::{History, MemorySlotStore, RedisSlotStore, SlotStore, SteadySlots},
     domain::{
         Clock, Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
@@ -28,12 +29,32 @@ pub(crate) trait Fixture: Send + Sync {
     fn advance(&self, span: Duration);
     /// Moves the store's clock back, which no store's clock should do and some will.
     fn rewind(&self, span: Duration);
+    /// Takes all its data away.
+    fn lose_everything(&self);
+}
+
+/// A database without a session, so that what the store itself does is what a suite sees.
+#[derive(Debug)]
+pub(crate) struct NoHistory;
+
+#[async_trait]
+impl History for NoHistory {
+    async fn longest_lease(&self, _: TenantId) -> voxgate::domain::Result<Option<Duration>> {
+        Ok(None)
+    }
+}
+
+/// The store as the service uses it, which opens the books of each new tenant.
+pub(crate) fn steady(store: Arc<dyn SlotStore>, clock: Arc<dyn Clock>) -> Arc<SteadySlots> {
+    Arc::new(SteadySlots::new(store, Arc::new(NoHistory), clock))
 }
 
 #[derive(Debug)]
 pub(crate) struct Redis {
     pub(crate) server: PrivateRedis,
-    store: Arc<RedisSlotStore>,
+    /// The replica's own clock, which goes with the server's.
+    clock: Arc<SteppedClock>,
+    store: Arc<SteadySlots>,
 }
 
 impl Fixture for Redis {
@@ -43,7 +64,8 @@ impl Fixture for Redis {
         let settings =
             RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000, ..RedisSettings::default() };
         let store = Arc::new(RedisSlotStore::new(SharedRedis::connect(&server.url(), settings).expect("a URL")));
-        Self { server, store }
+        let clock = Arc::new(SteppedClock::start());
+        Self { server, store: steady(store, clock.clone()), clock }
     }
 
     fn store(&self) -> Arc<dyn SlotStore> {
@@ -52,10 +74,15 @@ impl Fixture for Redis {
 
     fn advance(&self, span: Duration) {
         self.server.advance(span);
+        self.clock.step(span);
     }
 
     fn rewind(&self, span: Duration) {
         self.server.rewind(span);
+    }
+
+    fn lose_everything(&self) {
+        assert!(self.server.command("FLUSHALL").starts_with("+OK"));
     }
 }
 
@@ -68,6 +95,10 @@ impl SteppedClock {
         let start: Timestamp = "2026-11-21T10:00:00Z".parse().expect("RFC 3339");
         Self(AtomicI64::new(start.as_micros()))
     }
+
+    fn step(&self, span: Duration) {
+        self.0.fetch_add(i64::try_from(span.as_micros()).expect("a test's span"), Ordering::SeqCst);
+    }
 }
 
 impl Clock for SteppedClock {
@@ -79,13 +110,15 @@ impl Clock for SteppedClock {
 #[derive(Debug)]
 pub(crate) struct Memory {
     clock: Arc<SteppedClock>,
-    store: Arc<MemorySlotStore>,
+    ledgers: Arc<MemorySlotStore>,
+    store: Arc<SteadySlots>,
 }
 
 impl Fixture for Memory {
     fn start() -> Self {
         let clock = Arc::new(SteppedClock::start());
-        Self { store: Arc::new(MemorySlotStore::new(clock.clone())), clock }
+        let ledgers = Arc::new(MemorySlotStore::new(clock.clone()));
+        Self { store: steady(ledgers.clone(), clock.clone()), ledgers, clock }
     }
 
     fn store(&self) -> Arc<dyn SlotStore> {
@@ -93,11 +126,15 @@ impl Fixture for Memory {
     }
 
     fn advance(&self, span: Duration) {
-        self.clock.0.fetch_add(i64::try_from(span.as_micros()).expect("a test's span"), Ordering::SeqCst);
+        self.clock.step(span);
     }
 
     fn rewind(&self, span: Duration) {
         self.clock.0.fetch_sub(i64::try_from(span.as_micros()).expect("a test's span"), Ordering::SeqCst);
+    }
+
+    fn lose_everything(&self) {
+        self.ledgers.forget();
     }
 }
 

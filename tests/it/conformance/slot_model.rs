@@ -12,9 +12,10 @@ use tokio::runtime::Runtime;
 use voxgate::{
     admission::SlotStore,
     domain::{
-        Env, Timestamp,
+        Env, Error, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
-        lease::{Acquire, Acquired, BindingScope, Direction, Lease, Limits, Renewal, Renewed, Usage},
+        lease::{Acquire, Acquired, BindingScope, Direction, Lease, Limits, Proven, Renewal, Renewed, Usage},
+        lease_token::LeaseClaim,
     },
 };
 
@@ -27,16 +28,35 @@ const KEEP_S: u64 = 720;
 const KEEP_AGAIN_S: u64 = 60;
 const TOMBSTONE_S: u64 = 300;
 const LONGEST_S: u64 = 300;
+const SURE_S: u64 = 600;
+const DEFAULT_S: u64 = 60;
+const SHORTEST_S: u64 = 10;
 /// More than a case can run for, less than a step.
 const DRIFT: Duration = Duration::from_secs(4);
 
 /// What is done. Agents, calls and leases are named by small numbers; a lease by the order of its acquire.
 #[derive(Debug, Clone)]
 enum Step {
-    Acquire { probe: bool, agent: usize, call: usize, outbound: bool, ttl_s: u64, old_agent: bool, old_tenant: bool },
+    Acquire {
+        probe: bool,
+        agent: usize,
+        call: usize,
+        outbound: bool,
+        ttl_s: u64,
+        old_agent: bool,
+        old_tenant: bool,
+    },
     Renew(Vec<(usize, u64)>),
     Release(usize),
-    Limits { agent: usize, limit: u32, reserved: u32 },
+    /// Leases presented for readmission, by whoever was ever asked for one.
+    Readmit(Vec<(usize, u64)>),
+    /// The store's data is gone.
+    Lose,
+    Limits {
+        agent: usize,
+        limit: u32,
+        reserved: u32,
+    },
     Cap(u32),
     Advance(u64),
     Look,
@@ -46,8 +66,13 @@ enum Step {
 #[derive(Debug, Clone, Default)]
 struct Model {
     now_s: u64,
-    /// Every acquire ever asked, granted or not: (agent, call).
-    asked: Vec<(usize, usize)>,
+    /// Every acquire ever asked, granted or not: (agent, call, outbound).
+    asked: Vec<(usize, usize, bool)>,
+    /// Until when the tenant's books are open, and until when they recover.
+    books_until_s: u64,
+    recovering_until_s: u64,
+    /// When the replica last used the tenant, and the longest lease that it has given since it knows it.
+    sight: Option<(u64, u64)>,
     /// By call: its last lease.
     calls: BTreeMap<usize, Held>,
     /// What the service's configuration says: (limit, reserved), and each agent's earlier ones.
@@ -57,7 +82,7 @@ struct Model {
     known: [Option<(usize, u64)>; AGENTS],
     /// When an acquire last prolonged that; not every one does.
     kept_s: [u64; AGENTS],
-    known_cap: Option<(usize, u64)>,
+    known_cap: Option<usize>,
     expected: Expected,
 }
 
@@ -86,6 +111,7 @@ enum Expected {
         usage: Figures,
     },
     OtherAgent(usize),
+    Recovering(u64),
     Denied {
         scope: BindingScope,
         usage: Figures,
@@ -104,6 +130,8 @@ enum Expected {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Renewed(u64),
+    Readmitted(u64),
+    Missing,
     Lost,
     Released,
 }
@@ -136,7 +164,7 @@ impl Model {
     }
 
     fn known_cap(&self) -> Option<usize> {
-        self.known_cap.filter(|(_, until_s)| *until_s > self.now_s).map(|(version, _)| version)
+        self.known_cap.filter(|_| self.books_until_s > self.now_s)
     }
 
     fn figures(&self, agent: usize) -> Figures {
@@ -155,15 +183,61 @@ impl Model {
         (newest(self.limits[agent].len(), old_agent), newest(self.caps.len(), old_tenant))
     }
 
+    /// A replica that finds the books closed opens them, by what it has seen.
+    fn open(&mut self) {
+        if self.books_until_s > self.now_s {
+            return;
+        }
+        let seen = self.sight.filter(|(at_s, _)| self.now_s - at_s < SURE_S).map(|(_, longest_s)| longest_s);
+        let span_s = seen.map(|longest_s| if longest_s == 0 { DEFAULT_S } else { longest_s });
+        self.recovering_until_s = span_s.map_or(0, |span_s| self.now_s + span_s.clamp(SHORTEST_S, LONGEST_S));
+        self.books_until_s = self.now_s + KEEP_S;
+        self.known_cap = None;
+    }
+
+    fn note(&mut self, life_s: u64) {
+        let before = self.sight.filter(|(at_s, _)| self.now_s - at_s < SURE_S);
+        self.sight = Some((self.now_s, before.map_or(life_s, |(_, longest_s)| longest_s.max(life_s))));
+    }
+
+    fn misses(&self) -> bool {
+        self.recovering_until_s > self.now_s
+    }
+
+    fn lose(&mut self) -> Expected {
+        self.calls.clear();
+        self.known = [None; AGENTS];
+        self.kept_s = [0; AGENTS];
+        self.known_cap = None;
+        self.books_until_s = 0;
+        Expected::Nothing
+    }
+
     fn acquire(&mut self, step: &Step) -> Expected {
+        self.open();
+        let expected = self.acquire_in_books(step);
+        let Step::Acquire { probe, ttl_s, .. } = *step else { unreachable!("it is called with this step only") };
+        match &expected {
+            _ if probe => {}
+            Expected::Granted { .. } | Expected::Existing { .. } => self.note(ttl_s),
+            Expected::Recovering(_) => {}
+            _ => self.note(0),
+        }
+        expected
+    }
+
+    fn acquire_in_books(&mut self, step: &Step) -> Expected {
         let Step::Acquire { probe, agent, call, outbound, ttl_s, old_agent, old_tenant } = *step else {
             unreachable!("it is called with this step only")
         };
         let lease = self.asked.len();
-        self.asked.push((agent, call));
+        self.asked.push((agent, call, outbound));
         let held = self.held(call).cloned();
         if let Some(held) = held.as_ref().filter(|held| held.agent != agent) {
             return Expected::OtherAgent(held.agent);
+        }
+        if held.is_none() && self.misses() {
+            return Expected::Recovering(self.recovering_until_s - self.now_s);
         }
         let (version, cap_version) = self.brought(agent, old_agent, old_tenant);
         let version = self.known(agent).map_or(version, |known| known.max(version));
@@ -173,7 +247,7 @@ impl Model {
         let was_known = self.known(agent).is_some();
         if !probe {
             self.known[agent] = Some((version, self.known[agent].map_or(0, |(_, until_s)| until_s)));
-            self.known_cap = Some((cap_version, self.known_cap.map_or(0, |(_, until_s)| until_s)));
+            self.known_cap = Some(cap_version);
             if !was_known || self.now_s >= self.kept_s[agent] + KEEP_AGAIN_S {
                 self.keep(agent);
             }
@@ -221,14 +295,19 @@ impl Model {
         let until_s = self.now_s + KEEP_S;
         self.kept_s[agent] = self.now_s;
         self.known[agent] = self.known[agent].map(|(version, _)| (version, until_s));
-        self.known_cap = self.known_cap.map(|(version, _)| (version, until_s));
+        self.books_until_s = until_s;
     }
 
     fn renew(&mut self, leases: &[(usize, u64)]) -> Expected {
-        let now_s = self.now_s;
-        let mut fates = Vec::new();
+        self.open();
+        let (now_s, misses) = (self.now_s, self.misses());
+        let (mut fates, mut longest_s) = (Vec::new(), None);
         for &(lease, ttl_s) in leases {
-            let (agent, call) = self.asked[lease];
+            let (agent, call, _) = self.asked[lease];
+            if misses && !self.calls.contains_key(&call) {
+                fates.push(Fate::Missing);
+                continue;
+            }
             let fate = match self.calls.get_mut(&call).filter(|held| held.lease == lease) {
                 Some(held) if held.released_s.is_some_and(|released_s| released_s + TOMBSTONE_S > now_s) => {
                     Fate::Released
@@ -237,18 +316,63 @@ impl Model {
                     held.expiry_s = held.expiry_s.max(now_s + ttl_s);
                     let expiry_s = held.expiry_s;
                     self.known[agent] = self.known[agent].map(|(version, _)| (version, now_s + KEEP_S));
-                    self.known_cap = self.known_cap.map(|(version, _)| (version, now_s + KEEP_S));
+                    self.books_until_s = now_s + KEEP_S;
+                    longest_s = longest_s.max(Some(ttl_s));
                     Fate::Renewed(expiry_s)
                 }
                 _ => Fate::Lost,
             };
             fates.push(fate);
         }
+        if let Some(longest_s) = longest_s {
+            self.note(longest_s);
+        }
+        Expected::Renewed(fates)
+    }
+
+    fn readmit(&mut self, leases: &[(usize, u64)]) -> Expected {
+        self.open();
+        let (now_s, misses) = (self.now_s, self.misses());
+        let (mut fates, mut longest_s) = (Vec::new(), None);
+        for &(lease, ttl_s) in leases {
+            let (agent, call, outbound) = self.asked[lease];
+            let expiry_s = now_s + ttl_s;
+            let fate = match self.calls.get_mut(&call) {
+                None if misses => {
+                    self.calls.insert(call, Held { lease, agent, outbound, expiry_s, released_s: None });
+                    Fate::Readmitted(expiry_s)
+                }
+                Some(held) if held.lease == lease => match held.released_s {
+                    Some(released_s) if released_s + TOMBSTONE_S > now_s => Fate::Released,
+                    None if held.expiry_s > now_s => {
+                        held.expiry_s = held.expiry_s.max(expiry_s);
+                        Fate::Renewed(held.expiry_s)
+                    }
+                    _ => Fate::Lost,
+                },
+                _ => Fate::Lost,
+            };
+            if matches!(fate, Fate::Readmitted(_) | Fate::Renewed(_)) {
+                longest_s = longest_s.max(Some(ttl_s));
+            }
+            self.known[agent] = self.known[agent].filter(|(_, until_s)| *until_s > now_s);
+            self.known[agent] = self.known[agent].map(|(version, _)| (version, now_s + KEEP_S));
+            fates.push(fate);
+        }
+        self.books_until_s = now_s + KEEP_S;
+        if let Some(longest_s) = longest_s {
+            self.note(longest_s);
+        }
         Expected::Renewed(fates)
     }
 
     fn release(&mut self, lease: usize) -> Expected {
-        let ((agent, call), now_s) = (self.asked[lease], self.now_s);
+        self.open();
+        let ((agent, call, _), now_s) = (self.asked[lease], self.now_s);
+        if self.misses() && !self.calls.contains_key(&call) {
+            let buried = Held { lease, agent, outbound: false, expiry_s: 0, released_s: Some(now_s) };
+            self.calls.insert(call, buried);
+        }
         let live = |held: &&mut Held| held.lease == lease && held.released_s.is_none() && held.expiry_s > now_s;
         let released = self.calls.get_mut(&call).filter(live).map(|held| held.released_s = Some(now_s)).is_some();
         Expected::Released(released, self.figures(agent))
@@ -316,6 +440,7 @@ impl ReferenceStateMachine for Model {
             2 => limits,
             1 => (0_u32..6).prop_map(Step::Cap),
             2 => Just(Step::Look),
+            1 => Just(Step::Lose),
         ];
         if state.asked.is_empty() {
             return prop_oneof![3 => acquire, 1 => others].boxed();
@@ -324,12 +449,13 @@ impl ReferenceStateMachine for Model {
         let asked = state.asked.len();
         let lease = move || prop_oneof![3 => asked.saturating_sub(6)..asked, 1 => 0..asked];
         let renew = proptest::collection::vec((lease(), short()), 1..5).prop_map(Step::Renew);
-        prop_oneof![8 => acquire, 4 => renew, 4 => lease().prop_map(Step::Release), 7 => others].boxed()
+        let readmit = proptest::collection::vec((lease(), short()), 1..4).prop_map(Step::Readmit);
+        prop_oneof![8 => acquire, 4 => renew, 3 => readmit, 4 => lease().prop_map(Step::Release), 8 => others].boxed()
     }
 
     fn preconditions(state: &Self, step: &Step) -> bool {
         match step {
-            Step::Renew(leases) => leases.iter().all(|(lease, _)| *lease < state.asked.len()),
+            Step::Renew(leases) | Step::Readmit(leases) => leases.iter().all(|(lease, _)| *lease < state.asked.len()),
             Step::Release(lease) => *lease < state.asked.len(),
             _ => true,
         }
@@ -339,6 +465,8 @@ impl ReferenceStateMachine for Model {
         state.expected = match step {
             Step::Acquire { .. } => state.acquire(step),
             Step::Renew(leases) => state.renew(leases),
+            Step::Readmit(leases) => state.readmit(leases),
+            Step::Lose => state.lose(),
             Step::Release(lease) => state.release(*lease),
             Step::Look => state.look(),
             Step::Limits { agent, limit, reserved } => {
@@ -453,7 +581,15 @@ impl Names<'_> {
         };
         let store = witness.store.clone();
         let answer = if probe { store.probe(self.tenant, &request) } else { store.acquire(self.tenant, &request) };
-        let answer = answer.await.expect("it is up");
+        let answer = match (&model.expected, answer.await) {
+            (Expected::Recovering(left_s), Err(Error::Recovering { left })) => {
+                assert!(left.abs_diff(secs(*left_s)) < DRIFT, "{}: {left:?}, expected {left_s} s", witness.name);
+                return;
+            }
+            (_, answer) => {
+                answer.unwrap_or_else(|error| panic!("{}: {error:?}, expected {:?}", witness.name, model.expected))
+            }
+        };
         match (&model.expected, answer) {
             (Expected::Granted { lease, expiry_s, usage }, Acquired::Granted { lease: told, usage: told_usage }) => {
                 assert_eq!(figures(told_usage), *usage, "{}", witness.name);
@@ -490,12 +626,37 @@ impl Names<'_> {
         };
         let renewals: Vec<_> = leases.iter().map(renewal).collect();
         let told = witness.store.renew(self.tenant, &renewals).await.expect("it is up");
+        Self::compare(witness, model, told);
+    }
+
+    async fn readmit(&self, witness: &mut Witness, model: &Model, leases: &[(usize, u64)]) {
+        let proven = |&(lease, ttl_s): &(usize, u64)| {
+            let (agent, call, outbound) = model.asked[lease];
+            let (id, session) = self.asked[lease];
+            debug_assert_eq!(id.agent(), self.agents[agent]);
+            // Each its own, and lower than any that a store gives.
+            let fence = i64::try_from(lease).expect("few") + 1;
+            let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
+            let claim = LeaseClaim { lease: id, session, fence, direction, sandbox: false };
+            Proven { call: self.calls[call].clone(), claim, ttl: secs(ttl_s) }
+        };
+        let proven: Vec<_> = leases.iter().map(proven).collect();
+        let told = witness.store.readmit(self.tenant, &proven).await.expect("it is up");
+        Self::compare(witness, model, told);
+    }
+
+    fn compare(witness: &mut Witness, model: &Model, told: Vec<Renewed>) {
         let Expected::Renewed(fates) = &model.expected else { unreachable!("the model renewed") };
         assert_eq!(told.len(), fates.len(), "{}", witness.name);
         for (told, fate) in told.into_iter().zip(fates) {
             match (told, fate) {
                 (Renewed::Renewed { expires_at }, Fate::Renewed(expiry_s)) => witness.agrees(expires_at, *expiry_s),
-                (Renewed::Lost, Fate::Lost) | (Renewed::Released, Fate::Released) => {}
+                (Renewed::Readmitted { expires_at }, Fate::Readmitted(expiry_s)) => {
+                    witness.agrees(expires_at, *expiry_s);
+                }
+                (Renewed::Lost, Fate::Lost)
+                | (Renewed::Missing, Fate::Missing)
+                | (Renewed::Released, Fate::Released) => {}
                 (told, fate) => panic!("{}: {told:?}, expected {fate:?}", witness.name),
             }
         }
@@ -554,14 +715,19 @@ impl StateMachineTest for Lives {
             lives.stage.redis.advance(secs(span_s));
             lives.stage.memory.advance(secs(span_s));
         }
+        if let Step::Lose = step {
+            lives.stage.redis.lose_everything();
+            lives.stage.memory.lose_everything();
+        }
         let names = Names { tenant: lives.tenant, agents: &lives.agents, calls: &lives.calls, asked: &lives.asked };
         lives.runtime.block_on(async {
             for witness in &mut lives.witnesses {
                 match &step {
                     Step::Acquire { .. } => names.acquire(witness, model, &step).await,
                     Step::Renew(leases) => names.renew(witness, model, leases).await,
+                    Step::Readmit(leases) => names.readmit(witness, model, leases).await,
                     Step::Release(lease) => names.release(witness, model, *lease).await,
-                    Step::Look | Step::Advance(_) => names.look(witness, model).await,
+                    Step::Look | Step::Advance(_) | Step::Lose => names.look(witness, model).await,
                     Step::Limits { .. } | Step::Cap(_) => {}
                 }
             }

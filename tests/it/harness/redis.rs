@@ -140,8 +140,18 @@ impl PrivateRedis {
 
     /// Starts it again, empty, on the same port.
     pub(crate) fn restart(&self) {
-        let server = find_program(&["redis-server"], &[], "apt-get install redis-server");
+        self.restart_in(Process::folder("redis"));
+    }
+
+    /// Starts it again on the same port with what [`Self::dump`] saved.
+    pub(crate) fn restart_from(&self, snapshot: &[u8]) {
         let dir = Process::folder("redis");
+        fs::write(dir.join("dump.rdb"), snapshot).expect("written");
+        self.restart_in(dir);
+    }
+
+    fn restart_in(&self, dir: PathBuf) {
+        let server = find_program(&["redis-server"], &[], "apt-get install redis-server");
         let mut command = Command::new(server);
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);

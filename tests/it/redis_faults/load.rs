@@ -10,6 +10,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 use voxgate::domain::{
+    Error,
     ids::VoiceAgentId,
     lease::{Acquire, Acquired},
 };
@@ -140,6 +141,11 @@ async fn work(caller: Caller, agent: VoiceAgentId, tally: Arc<Tally>) {
         let lease = match caller.store.acquire(caller.tenant, &ask).await {
             Ok(Acquired::Granted { lease, .. }) => lease,
             Ok(other) => panic!("{other:?}"),
+            // Its leases are gone: none is granted, and nobody is turned away for good.
+            Err(Error::Recovering { .. }) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
             Err(error) => {
                 unavailable(&error);
                 tally.refusals.lock().expect("no worker panicked").push(started.elapsed());

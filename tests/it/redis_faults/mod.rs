@@ -14,15 +14,16 @@ mod tls;
 use std::sync::Arc;
 
 use voxgate::{
-    admission::RedisSlotStore,
-    domain::{Error, error::Dependency},
+    admission::{RedisSlotStore, SteadySlots},
+    domain::{Error, clock::SystemClock, error::Dependency},
     redis::{Redis, RedisSettings},
 };
 
-use crate::conformance::slot_fixture::Caller;
+use crate::conformance::slot_fixture::{Caller, steady};
 
-fn store_at(url: &str, settings: RedisSettings) -> Arc<RedisSlotStore> {
-    Arc::new(RedisSlotStore::new(Redis::connect(&url.to_owned().into(), settings).expect("a URL")))
+fn store_at(url: &str, settings: RedisSettings) -> Arc<SteadySlots> {
+    let store = RedisSlotStore::new(Redis::connect(&url.to_owned().into(), settings).expect("a URL"));
+    steady(Arc::new(store), Arc::new(SystemClock))
 }
 
 /// A tenant of its own on a store of its own.

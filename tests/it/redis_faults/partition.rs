@@ -102,7 +102,7 @@ async fn leases_that_were_not_replicated_are_all_the_excess_and_it_is_gone_after
     assert!(live - most as usize <= unheard.len(), "the excess is what was not replicated");
     // Their holders hear of it by the next renewal, and the old primary renews nothing.
     let renewals: Vec<_> = unheard.iter().map(|lease| renewal(lease, 60)).collect();
-    assert_eq!(after.renew_all(&renewals).await, vec![Renewed::Lost; unheard.len()]);
+    assert_eq!(after.renew_all(&renewals).await, vec![Renewed::Missing; unheard.len()]);
     let kept: Vec<_> = replicated.iter().chain(&granted).map(|lease| renewal(lease, 60)).collect();
     let fates = after.renew_all(&kept).await;
     assert!(fates.iter().all(|fate| matches!(fate, Renewed::Renewed { .. })), "{fates:?}");
