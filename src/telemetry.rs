@@ -5,7 +5,7 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::LogFormat;
@@ -15,6 +15,9 @@ const ADD_UP_EVERY: Duration = Duration::from_secs(1);
 
 /// Upper bounds in seconds, from a cached read to a verb that a slow carrier answers.
 const SECONDS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// The same for a wait, whose longest is two minutes.
+const WAIT_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 
 /// Starts logging what `filter` lets through.
 pub fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
@@ -40,10 +43,15 @@ pub async fn add_up(metrics: PrometheusHandle) {
 
 /// Starts counting; the handle renders what was counted.
 pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    let waits = Matcher::Full("voxgate_queue_wait_seconds".to_owned());
+    let buckets = PrometheusBuilder::new().set_buckets(&SECONDS)?.set_buckets_for_metric(waits, &WAIT_SECONDS)?;
+    let handle = buckets.install_recorder()?;
     metrics::describe_counter!("voxgate_rpcs_total", "RPCs answered, by RPC and status code.");
     metrics::describe_histogram!("voxgate_rpc_duration_seconds", "Time to answer an RPC, by RPC.");
     metrics::describe_counter!("voxgate_admissions_total", "AcquireSlot answers, by outcome and binding scope.");
+    metrics::describe_gauge!("voxgate_queue_waiting", "Calls that wait for a slot on this replica.");
+    metrics::describe_counter!("voxgate_queue_waits_total", "AwaitSlot streams that ended, by outcome.");
+    metrics::describe_histogram!("voxgate_queue_wait_seconds", "How long an AwaitSlot stream lasted.");
     metrics::describe_counter!("voxgate_lease_renewals_total", "Leases presented for renewal, by fate.");
     metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
     metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
@@ -58,7 +66,10 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_gauge!("voxgate_tls_certificate_expires_seconds", "Expiry of the certificate in use, Unix time.");
     metrics::describe_counter!("voxgate_recoveries_total", "Tenants whose leases the slot store had lost.");
     metrics::describe_gauge!("voxgate_releases_kept", "Releases that the slot store refused and that are tried again.");
-    metrics::describe_counter!("voxgate_drift", "Differences of leases, sessions and nodes that were healed, by kind.");
+    metrics::describe_counter!(
+        "voxgate_drift_total",
+        "Differences of leases, sessions and nodes that were healed, by kind."
+    );
     metrics::describe_counter!("voxgate_mass_expiries_total", "Looks that found many leases run out and none renewed.");
     metrics::describe_gauge!("voxgate_slot_store_memory_ratio", "Memory that Redis uses, of its maxmemory.");
     metrics::describe_counter!("voxgate_slot_store_clock_steps_total", "Steps of Redis's clock, by direction.");

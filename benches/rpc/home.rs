@@ -31,7 +31,7 @@ pub(crate) struct Home {
     stores: Vec<(&'static str, String)>,
     // Ended in this order: the service before its stores.
     service: Process,
-    _redis: Option<PrivateRedis>,
+    redis: Option<PrivateRedis>,
     _postgres: Option<PrivatePostgres>,
 }
 
@@ -96,6 +96,17 @@ impl Home {
         machine::memory_mib(self.service.dir())
     }
 
+    /// The resident memory of the service in KiB, now.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        machine::resident_kib(self.service.dir())
+    }
+
+    /// What Redis uses in bytes; none where there is none.
+    pub(crate) fn redis_bytes(&self) -> Option<u64> {
+        let info = self.redis.as_ref()?.command("INFO memory");
+        info.lines().find_map(|line| line.strip_prefix("used_memory:"))?.trim().parse().ok()
+    }
+
     fn start(
         title: String,
         command: &str,
@@ -113,7 +124,7 @@ impl Home {
         let key = ["key", "create", "--tenant", "bench", "--name", "bench", "--scopes", "all"];
         let key = answer(voxgate(&[&key[..], &["--rate-limit-per-min", &most]].concat()));
         let serve = voxgate(&[command]);
-        Self { title, key, addr, service: Process::start(dir, &serve), stores, _redis: redis, _postgres: postgres }
+        Self { title, key, addr, service: Process::start(dir, &serve), stores, redis, _postgres: postgres }
     }
 }
 

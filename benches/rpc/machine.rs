@@ -57,13 +57,19 @@ pub(crate) fn postgres_version(url: &str) -> String {
 
 /// Resident memory of the process that the harness runs in this folder, now and at most.
 pub(crate) fn memory_mib(dir: &Path) -> (u64, u64) {
+    (memory_kib(dir, "VmRSS") / 1024, memory_kib(dir, "VmHWM") / 1024)
+}
+
+/// The resident memory alone, now.
+pub(crate) fn resident_kib(dir: &Path) -> u64 {
+    memory_kib(dir, "VmRSS")
+}
+
+fn memory_kib(dir: &Path, name: &str) -> u64 {
     let pid = fs::read_to_string(dir.join("pid")).unwrap_or_default();
     let status = format!("/proc/{}/status", pid.trim());
-    let mib = |name| {
-        let text = field(&status, name).unwrap_or_default();
-        text.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
-    };
-    (mib("VmRSS"), mib("VmHWM"))
+    let text = field(&status, name).unwrap_or_default();
+    text.trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
 fn commit() -> String {

@@ -20,6 +20,7 @@ mod home;
 mod lists;
 mod machine;
 mod open;
+mod queue;
 mod reads;
 mod report;
 mod subject;
@@ -29,7 +30,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use self::{closed::Work, home::Home, report::Measured, subject::Subject};
 
 /// In this order; `cargo bench --bench rpc -- reads lists` measures some.
-const TOPICS: [&str; 5] = ["admission", "reads", "changes", "lists", "creates"];
+const TOPICS: [&str; 6] = ["admission", "queue", "reads", "changes", "lists", "creates"];
 /// Requests in flight of the closed loop.
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 /// In flight where grants and denials are compared.
@@ -96,6 +97,7 @@ async fn measure(home: &Home, wanted: &[String], span: Span) -> Outcome {
     for topic in TOPICS.iter().filter(|topic| wanted.iter().any(|name| name == *topic)) {
         let table = match (*topic, home.postgres_url()) {
             ("admission", _) => report::admission(&admission(&subject, span).await),
+            ("queue", _) => queue::measure(home, &subject).await,
             ("reads", _) => reads::measure(&subject, span).await,
             ("lists", _) => lists::measure(home, &subject, span).await,
             ("changes", Some(_)) => changes::measure(home, &subject, span).await,

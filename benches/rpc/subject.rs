@@ -225,7 +225,12 @@ impl Subject {
         }
     }
 
-    fn signed<T>(&self, message: T) -> Request<T> {
+    /// A new agent with one slot.
+    pub(crate) async fn lone_agent(&self) -> String {
+        create_agent(&self.lanes[0], &self.keys[0], 1).await.id
+    }
+
+    pub(crate) fn signed<T>(&self, message: T) -> Request<T> {
         let turn = self.signed.fetch_add(1, Ordering::Relaxed);
         signed(message, &self.keys[turn % self.keys.len()])
     }

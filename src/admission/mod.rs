@@ -6,7 +6,9 @@
 //! - a lease that is not renewed is free at `expires_at`, by the store's clock and with nobody's help;
 //! - renewal and release name the lease, and never touch the slot's next holder;
 //! - fences rise strictly for an agent, also when everything else about it has been forgotten;
-//! - the newest limits win over those of a replica that has not heard of them.
+//! - the newest limits win over those of a replica that has not heard of them;
+//! - a slot that comes free is granted to whoever waits for it by the step that frees it, in the order of the queue,
+//!   and nobody who acquires passes one who waits with equal or higher priority.
 //!
 //! And of its own losses (invariant 8): a store has books for each tenant. Where there are none, it cannot know whether
 //! the tenant is new or its data is gone; every operation that would change or judge anything then answers
@@ -20,6 +22,7 @@ mod redis;
 mod steady;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 pub use self::{
     memory::MemorySlotStore,
@@ -30,6 +33,7 @@ use crate::domain::{
     Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
     lease::{Acquire, Acquired, Lease, Opening, Proven, Released, Renewal, Renewed, Usage},
+    queue::{Enqueued, Heard, Leave, Left, ReplicaId, Tend, Tended, Ticket},
 };
 
 #[async_trait]
@@ -69,6 +73,24 @@ pub trait SlotStore: Send + Sync + std::fmt::Debug {
     async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage>;
 
     async fn tenant_usage(&self, tenant: TenantId) -> Result<Usage>;
+
+    /// Puts the call into its agent's queue, unless it holds a lease. A ticket that it has already is taken over, with its
+    /// place. Grants what is free, maybe to this very call.
+    async fn enqueue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued>;
+
+    /// Answers as `enqueue` would where nothing is free, and changes nothing.
+    async fn probe_queue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued>;
+
+    /// Keeps all tickets of the replica alive, grants what came free by expiry or by a raised limit, removes the tickets
+    /// of replicas that died, and tells where some stand.
+    async fn tend(&self, tenant: TenantId, tend: &Tend) -> Result<Tended>;
+
+    /// Gives the ticket up, or the slot that was granted to it and not claimed yet; that goes to the next in turn.
+    async fn leave(&self, tenant: TenantId, leave: &Leave) -> Result<Left>;
+
+    /// What is told to the replica's waiters, from now on and for as long as somebody listens. Messages may be lost: what
+    /// they say is found by `tend` too.
+    fn listen(&self, replica: ReplicaId) -> mpsc::Receiver<Heard>;
 
     /// Whether the store answers, for readiness.
     async fn ping(&self) -> Result<()>;

@@ -3,7 +3,7 @@
 //! The same call again is answered its own lease with a fresh token. Where the session cannot be written the lease is
 //! given back, and the caller told to try again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 
@@ -34,6 +34,8 @@ pub struct Admit {
     pub agent: Option<VoiceAgentId>,
     pub hints: Hints,
     pub direction: Direction,
+    /// Precedence over calls that wait.
+    pub priority: u8,
     /// The node that hosts the call; absent: one is chosen.
     pub node: Option<NodeId>,
     /// What the caller can speak; refused if the agent speaks another.
@@ -44,6 +46,8 @@ pub struct Admit {
     pub sandbox: bool,
     /// Answers what would happen and takes nothing.
     pub validate_only: bool,
+    /// The names under which it waits. A lease of that name was granted to this request, and is given up with it.
+    pub ticket: Option<(LeaseId, SessionId)>,
 }
 
 /// A call that was admitted.
@@ -67,12 +71,20 @@ pub struct Held {
     pub lease_token: LeaseToken,
     pub session: Session,
     pub token: SignedToken,
+    /// Whether it was granted to this very request.
+    pub granted: bool,
+}
+
+impl Admit {
+    /// Whether the lease is the one that this request waited for.
+    fn names(&self, lease: LeaseId) -> bool {
+        self.ticket.is_some_and(|(name, _)| name == lease)
+    }
 }
 
 impl Calls {
     pub async fn admit(&self, tenant: TenantId, request: Admit) -> Result<Admission> {
-        let calls = self.clone();
-        let answer = self.to_the_end(async move { calls.admit_now(tenant, request).await }).await;
+        let answer = self.admit_once(tenant, request).await;
         let outcome = match &answer {
             Ok(Admission { held: Some(_), .. }) => "GRANTED",
             Ok(Admission { held: None, .. }) => "VALIDATED",
@@ -86,10 +98,16 @@ impl Calls {
         answer
     }
 
+    /// The same uncounted.
+    pub(super) async fn admit_once(&self, tenant: TenantId, request: Admit) -> Result<Admission> {
+        let calls = self.clone();
+        self.to_the_end(async move { calls.admit_now(tenant, request).await }).await
+    }
+
     async fn admit_now(&self, tenant: TenantId, request: Admit) -> Result<Admission> {
         let resolved = self.agent_for(tenant, &request).await?;
         let agent = resolved.agent.clone();
-        let owner = self.tenants.tenant(tenant).await?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
+        let owner = self.owner(tenant).await?;
         self.check(&agent, &request).await?;
         // Before a slot is taken: a call whose node cannot be told its secret would be admitted to silence.
         let mut secret = self.agents.reveal(&agent)?;
@@ -120,18 +138,18 @@ impl Calls {
         }
         self.tell_node(&session, secret.as_ref(), &acquired.lease)?;
         let token = self.tokens.sign(&session)?;
-        let Acquisition { lease, usage, .. } = acquired;
+        let Acquisition { lease, usage, granted, .. } = acquired;
         let mut admission = Admission::of(resolved, secret, usage);
         admission.routing.clone_from(&session.routing);
         admission.revision = session.agent_revision;
         let lease_token = self.lease_token(&session);
-        admission.held = Some(Held { lease, lease_token, session, token });
+        admission.held = Some(Held { lease, lease_token, session, token, granted });
         Ok(admission)
     }
 
     /// The agent that the request names, or that its hints lead to. A call that is live keeps its agent where the hints
     /// lead to none by now, or to one that would have to be made.
-    async fn agent_for(&self, tenant: TenantId, request: &Admit) -> Result<Resolved> {
+    pub(super) async fn agent_for(&self, tenant: TenantId, request: &Admit) -> Result<Resolved> {
         if let Some(id) = request.agent {
             return self.agents.get(tenant, id).await.map(Resolved::explicit);
         }
@@ -152,9 +170,18 @@ impl Calls {
         let Err(refusal) = self.takes(agent, request) else { return Ok(()) };
         let lease = self.slots.leases(agent.tenant, std::slice::from_ref(&request.call)).await?.pop().flatten();
         match lease {
-            Some(lease) if lease.id.agent() == agent.id => Ok(()),
+            Some(lease) if lease.id.agent() == agent.id && !request.names(lease.id) => Ok(()),
             _ => Err(refusal),
         }
+    }
+
+    /// Whether the agent that the request names takes the call still.
+    pub(super) async fn still_takes(&self, tenant: TenantId, request: &Admit) -> Result<()> {
+        self.check(&self.agent_for(tenant, request).await?.agent, request).await
+    }
+
+    pub(super) async fn owner(&self, tenant: TenantId) -> Result<Arc<Tenant>> {
+        self.tenants.tenant(tenant).await?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))
     }
 
     fn takes(&self, agent: &VoiceAgent, request: &Admit) -> Result<()> {
@@ -193,7 +220,10 @@ impl Calls {
                 Some(session) if session.sandbox != sandbox => {
                     return Err(Error::CallAlreadyAdmitted { call: lease.call, agent: acquire.agent });
                 }
-                standing => return Ok(Acquisition { lease, usage, standing, granted: false }),
+                standing => {
+                    let granted = lease.id == acquire.lease;
+                    return Ok(Acquisition { lease, usage, standing, granted });
+                }
             }
         }
         Err(Error::unavailable(Dependency::SlotStore, "the call's former lease would not go"))
@@ -302,20 +332,26 @@ impl Admission {
 }
 
 fn acquire_request(env: &crate::domain::Env, agent: &VoiceAgent, owner: &Tenant, request: &Admit) -> Acquire {
+    let (lease, session) = request.ticket.unwrap_or_else(|| (LeaseId::new(env, agent.id), SessionId::new(env)));
     Acquire {
         agent: agent.id,
         call: request.call.clone(),
-        lease: LeaseId::new(env, agent.id),
-        session: SessionId::new(env),
+        lease,
+        session,
         direction: request.direction,
+        priority: request.priority,
         ttl: request.ttl,
-        limits: Limits {
-            agent_limit: agent.spec.max_concurrent,
-            reserved_inbound: agent.spec.reserved_inbound,
-            agent_version: agent.revision,
-            tenant_limit: owner.max_concurrent,
-            tenant_version: owner.updated_at.as_micros(),
-        },
+        limits: limits_of(agent, owner),
+    }
+}
+
+pub(super) fn limits_of(agent: &VoiceAgent, owner: &Tenant) -> Limits {
+    Limits {
+        agent_limit: agent.spec.max_concurrent,
+        reserved_inbound: agent.spec.reserved_inbound,
+        agent_version: agent.revision,
+        tenant_limit: owner.max_concurrent,
+        tenant_version: owner.updated_at.as_micros(),
     }
 }
 

@@ -7,7 +7,9 @@
 //!   lease's name is the exception: it must touch nothing unless the lease is the call's, so the slot comes first.
 
 mod admit;
+mod await_slot;
 mod control;
+mod credential;
 mod delete_agent;
 mod finish;
 mod node_events;
@@ -18,6 +20,8 @@ mod renew;
 mod session;
 mod sweep;
 mod usage;
+mod waiters;
+mod watch_usage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,12 +30,15 @@ use tokio_util::task::TaskTracker;
 
 pub use self::{
     admit::{Admission, Admit},
+    await_slot::{AwaitSlot, Update, Waited},
     control::{Executed, Instruction},
     node_stream::{NodeStream, Welcome},
     recovery::SessionHistory,
     renew::Presented,
     session::Target,
+    watch_usage::UsageWatch,
 };
+use self::{waiters::Waiters, watch_usage::Watches};
 use crate::{
     admission::SlotStore,
     agents::VoiceAgents,
@@ -39,6 +46,7 @@ use crate::{
     domain::{
         Env,
         lease_token::{LeaseSigner, LeaseToken},
+        queue::ReplicaId,
         session::Session,
     },
     nodes::NodeRegistry,
@@ -64,6 +72,12 @@ pub struct CallSettings {
     pub reconcile_interval_ms: u64,
     /// How long the answer to an idempotency key is kept (default 24 h).
     pub idempotency_hours: u64,
+    /// Calls that may wait for one agent's slots, on all replicas together (default 10,000: an agent's largest limit).
+    pub queue_depth: u32,
+    /// Calls that may wait on this replica (default 50,000: some 10 KiB each).
+    pub queue_max_waiters: usize,
+    /// Streams of WatchUsage that this replica serves at once (default 10,000).
+    pub usage_max_watches: usize,
 }
 
 impl Default for CallSettings {
@@ -75,6 +89,9 @@ impl Default for CallSettings {
             sweep_interval_ms: 2_000,
             reconcile_interval_ms: 30_000,
             idempotency_hours: 24,
+            queue_depth: 10_000,
+            queue_max_waiters: 50_000,
+            usage_max_watches: 10_000,
         }
     }
 }
@@ -111,8 +128,10 @@ pub struct Calls {
     rooms: Arc<Rooms>,
     /// Work that must finish although its caller has gone; the shutdown waits for it.
     tasks: TaskTracker,
-    /// The workers of the nodes' streams, which end after their streams.
+    /// The workers of the nodes' streams, which end after their streams; and those who wait for a slot.
     workers: TaskTracker,
+    waiters: Arc<Waiters>,
+    watches: Arc<Watches>,
 }
 
 impl std::ops::Deref for Calls {
@@ -125,7 +144,13 @@ impl std::ops::Deref for Calls {
 
 impl Calls {
     pub fn new(rooms: Rooms) -> Self {
-        Self { rooms: Arc::new(rooms), tasks: TaskTracker::new(), workers: TaskTracker::new() }
+        Self {
+            waiters: Arc::new(Waiters::new(ReplicaId::new(&rooms.env))),
+            watches: Arc::default(),
+            rooms: Arc::new(rooms),
+            tasks: TaskTracker::new(),
+            workers: TaskTracker::new(),
+        }
     }
 
     /// What the holder of the session's lease names it by.

@@ -8,14 +8,12 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Calls, finish::Node, node_events::Told};
+use super::{Calls, credential::Credential, finish::Node, node_events::Told};
 use crate::{
     control::Acknowledgement,
     domain::{
         Error, Result,
         clock::Timestamp,
-        error::CredentialFault,
-        hash::Sha256,
         ids::{CallId, OperationId},
         lease::{Proven, RENEW_MAX, Renewed},
         lease_token::LeaseClaim,
@@ -39,15 +37,6 @@ pub struct NodeStream {
     worker: mpsc::Sender<Told>,
 }
 
-/// What opened the stream.
-#[derive(Debug)]
-enum Credential {
-    /// By the hash of the secret that was presented.
-    Key(Sha256),
-    /// Who bears it is configuration and cannot change while the stream lasts; that it expires can.
-    Certificate { not_after: Timestamp },
-}
-
 /// The answer to a Hello.
 #[derive(Debug)]
 pub struct Welcome {
@@ -66,11 +55,7 @@ impl Calls {
         principal: &Principal,
         hello: Hello,
     ) -> Result<(NodeStream, Welcome, mpsc::Receiver<ToNode>)> {
-        let credential = match principal {
-            Principal::Key(bearer) => Credential::Key(bearer.secret),
-            Principal::Mesh(service) => Credential::Certificate { not_after: service.not_after },
-            Principal::Call(_) => return Err(Error::ScopeRequired(Scope::NodesConnect)),
-        };
+        let credential = Credential::of(principal).ok_or(Error::ScopeRequired(Scope::NodesConnect))?;
         if principal.sandbox() && !hello.sandbox {
             return Err(Error::invalid("hello.sandbox", "must be true: the credential is a sandbox one"));
         }
@@ -138,28 +123,10 @@ impl NodeStream {
     pub async fn shut_out(&self) -> Error {
         loop {
             tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
-            if let Err(error) = self.check_credential().await {
+            if let Err(error) = self.calls.check_credential(self.credential).await {
                 return error;
             }
         }
-    }
-
-    /// While the database is away nothing is known against the key.
-    async fn check_credential(&self) -> Result<()> {
-        let secret = match self.credential {
-            Credential::Key(secret) => secret,
-            Credential::Certificate { not_after } if not_after < self.calls.env.now() => {
-                return Err(Error::Unauthenticated(CredentialFault::Expired));
-            }
-            Credential::Certificate { .. } => return Ok(()),
-        };
-        let fault = match self.calls.tenants.key_by_hash(secret).await {
-            Ok(Some(key)) => key.check(secret, self.calls.env.now()),
-            Ok(None) => Err(CredentialFault::Invalid),
-            Err(Error::Unavailable(..)) => Ok(()),
-            Err(error) => return Err(error),
-        };
-        fault.map_err(Error::Unauthenticated)
     }
 
     /// Takes up the calls that the node says it hosts, where their lease is what it says.

@@ -234,7 +234,7 @@ fn drifted(kind: Drift, call: &CallId, lease: LeaseId) {
     tracing::warn!(
         drift.kind = kind.as_str(), call.id = %call, lease.id = %lease, "leases, sessions and nodes differed; healed"
     );
-    metrics::counter!("voxgate_drift", "kind" => kind.as_str()).increment(1);
+    metrics::counter!("voxgate_drift_total", "kind" => kind.as_str()).increment(1);
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use super::Calls;
 use crate::domain::{
-    Error, Result,
-    error::Resource,
+    Result,
     ids::{TenantId, VoiceAgentId},
     lease::Usage,
 };
@@ -19,9 +18,8 @@ impl Calls {
                 Ok(Usage { limit, reserved_inbound, ..usage? })
             }
             None => {
-                let (owner, usage) = tokio::join!(self.tenants.tenant(tenant), self.slots.tenant_usage(tenant));
-                let owner = owner?.ok_or_else(|| Error::not_found(Resource::Tenant, tenant))?;
-                Ok(Usage { limit: owner.max_concurrent, reserved_inbound: 0, ..usage? })
+                let (owner, usage) = tokio::join!(self.owner(tenant), self.slots.tenant_usage(tenant));
+                Ok(Usage { limit: owner?.max_concurrent, reserved_inbound: 0, ..usage? })
             }
         }
     }

@@ -45,6 +45,8 @@ words!(
         IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED",
         CallAlreadyAdmitted = "CALL_ALREADY_ADMITTED",
         MaxConcurrentExceeded = "MAX_CONCURRENT_EXCEEDED",
+        QueueFull = "QUEUE_FULL",
+        QueueTimeout = "QUEUE_TIMEOUT",
         RateLimited = "RATE_LIMITED",
         EtagMismatch = "ETAG_MISMATCH",
         IdempotencyInProgress = "IDEMPOTENCY_IN_PROGRESS",
@@ -101,6 +103,10 @@ pub enum Error {
     CallAlreadyAdmitted { call: CallId, agent: VoiceAgentId },
     #[error("no slot is free: the limit of the {} binds", .0.binding.as_str())]
     MaxConcurrentExceeded(Box<Denial>),
+    #[error("{queued} calls wait for the voice agent, and no more may")]
+    QueueFull { agent: VoiceAgentId, queued: u32, limit: u32 },
+    #[error("no slot came free within the time that the caller would wait")]
+    QueueTimeout { agent: VoiceAgentId, waited: Duration },
     #[error("more requests than the rate limit of the {} allows", .scope.in_words())]
     RateLimited { scope: RateScope, rate: Rate, retry_after: Duration },
     #[error("the voice agent has changed since the etag was read")]
@@ -263,6 +269,8 @@ impl Error {
             Self::IdempotencyKeyReused { .. } => Reason::IdempotencyKeyReused,
             Self::CallAlreadyAdmitted { .. } => Reason::CallAlreadyAdmitted,
             Self::MaxConcurrentExceeded(_) => Reason::MaxConcurrentExceeded,
+            Self::QueueFull { .. } => Reason::QueueFull,
+            Self::QueueTimeout { .. } => Reason::QueueTimeout,
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::EtagMismatch { .. } => Reason::EtagMismatch,
             Self::IdempotencyInProgress { .. } => Reason::IdempotencyInProgress,
@@ -318,6 +326,14 @@ impl Error {
                 vec![("call_id", call.to_string()), ("voice_agent_id", agent.to_string())]
             }
             Self::MaxConcurrentExceeded(denial) => denial.metadata(),
+            Self::QueueFull { agent, queued, limit } => vec![
+                ("voice_agent_id", agent.to_string()),
+                ("queued", queued.to_string()),
+                ("limit", limit.to_string()),
+            ],
+            Self::QueueTimeout { agent, waited } => {
+                vec![("voice_agent_id", agent.to_string()), ("waited_ms", waited.as_millis().to_string())]
+            }
             Self::RateLimited { scope, rate, .. } => vec![
                 ("scope", scope.as_str().to_owned()),
                 ("limit", rate.limit().to_string()),
@@ -351,6 +367,7 @@ impl Error {
                 Some(denial.next_expiry_in.clamp(floor, ceiling))
             }
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            Self::QueueFull { .. } => Some(Duration::from_secs(1)),
             Self::IdempotencyInProgress { .. } => Some(Duration::from_millis(200)),
             Self::NodeUnreachable { .. } => Some(Duration::from_secs(2)),
             Self::Recovering { left } => Some(*left),

@@ -43,6 +43,8 @@ pub struct Acquire {
     pub lease: LeaseId,
     pub session: SessionId,
     pub direction: Direction,
+    /// 0 to `PRIORITY_MAX`: who waits with less is passed by.
+    pub priority: u8,
     pub ttl: Duration,
     pub limits: Limits,
 }
@@ -120,6 +122,12 @@ pub struct Usage {
     /// 0: no cap.
     pub limit: u32,
     pub reserved_inbound: u32,
+    /// Calls that wait.
+    #[serde(default)]
+    pub queued: u32,
+    /// How long the first in order has waited; absent where nobody does.
+    #[serde(default)]
+    pub oldest_waiter: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,6 +16,7 @@ pub mod node;
 pub mod number;
 pub mod page;
 pub mod principal;
+pub mod queue;
 pub mod rate;
 pub mod session;
 pub mod tenant;

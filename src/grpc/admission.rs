@@ -1,20 +1,23 @@
 //! `AdmissionService`: slots, and the verbs.
 
-use tonic::{Request, Response, Status, async_trait};
+use futures_util::{StreamExt as _, stream};
+use tonic::{Request, Response, Status, async_trait, codegen::BoxStream};
 
 use super::{
     Api, Incoming,
     convert::{
-        lease::{read_acquire, read_renewals, write_fate, write_slot, write_usage},
+        lease::{read_acquire, read_await, read_renewals, write_fate, write_slot, write_usage, write_waiting},
         read, read_optional,
         session::read_outcome,
         verb::VerbRequest,
     },
 };
 use crate::{
-    calls::{Executed, Instruction},
-    domain::{Error, Result as Answer, ids::VoiceAgentId, lease_token::LeaseToken, violations::Violations},
-    proto::v1::{self, admission_service_server::AdmissionService},
+    calls::{AwaitSlot, Executed, Instruction, Update},
+    domain::{
+        Error, Result as Answer, error::Dependency, ids::VoiceAgentId, lease_token::LeaseToken, violations::Violations,
+    },
+    proto::v1::{self, admission_service_server::AdmissionService, await_slot_response},
 };
 
 #[async_trait]
@@ -25,6 +28,28 @@ impl AdmissionService for Api {
         let call = admit.call.clone();
         let admission = self.calls.admit(principal.tenant(), admit).await?;
         Ok(Response::new(write_slot(&call, &admission, &principal)))
+    }
+
+    async fn await_slot(
+        &self,
+        request: Request<v1::AwaitSlotRequest>,
+    ) -> Result<Response<BoxStream<v1::AwaitSlotResponse>>, Status> {
+        let Incoming { principal, deadline, message } = Incoming::of(request)?;
+        let (admit, max_wait) = read_await(message, &principal)?;
+        let call = admit.call.clone();
+        let wait = AwaitSlot { admit, max_wait, deadline: deadline.answer_by().into() };
+        let waited = self.calls.await_slot(&principal, wait, &self.closing).await?;
+        let updates = stream::unfold(waited, |mut waited| async { waited.next().await.map(|it| (it, waited)) });
+        let answers = updates.map(move |update| {
+            let update = match update? {
+                Update::Waiting(place) => await_slot_response::Update::Waiting(write_waiting(place)),
+                Update::Granted(admission) => {
+                    await_slot_response::Update::Slot(write_slot(&call, &admission, &principal))
+                }
+            };
+            Ok(v1::AwaitSlotResponse { update: Some(update) })
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn renew_slots(
@@ -55,12 +80,31 @@ impl AdmissionService for Api {
 
     async fn get_usage(&self, request: Request<v1::GetUsageRequest>) -> Result<Response<v1::Usage>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
-        let mut faults = Violations::default();
-        let agent: Option<VoiceAgentId> =
-            read_optional("voice_agent_id", message.voice_agent_id.as_deref(), &mut faults);
-        let agent = faults.into_result(Some(agent)).map_err(Error::from)?;
+        let agent = read_subject(message.voice_agent_id.as_deref())?;
         let usage = self.calls.usage(principal.tenant(), agent).await?;
         Ok(Response::new(write_usage(usage, agent)))
+    }
+
+    async fn watch_usage(
+        &self,
+        request: Request<v1::WatchUsageRequest>,
+    ) -> Result<Response<BoxStream<v1::Usage>>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let agent = read_subject(message.voice_agent_id.as_deref())?;
+        let watch = self.calls.watch_usage(&principal, agent).await?;
+        let closing = self.closing.clone();
+        let changes = stream::unfold(Some((watch, closing)), move |watched| async move {
+            let (mut watch, closing) = watched?;
+            let usage = tokio::select! {
+                usage = watch.next() => usage,
+                () = closing.cancelled() => Err(Error::Unavailable(Dependency::Replica, None)),
+            };
+            Some(match usage {
+                Ok(usage) => (Ok(write_usage(usage, agent)), Some((watch, closing))),
+                Err(error) => (Err(error.into()), None),
+            })
+        });
+        Ok(Response::new(changes.boxed()))
     }
 
     async fn transfer(&self, request: Request<v1::TransferRequest>) -> Result<Response<v1::TransferResponse>, Status> {
@@ -96,6 +140,13 @@ impl Api {
         let executed = self.calls.execute(&principal, instruction).await?;
         Ok(Response::new(executed.into()))
     }
+}
+
+/// The agent that is meant; none: the tenant.
+fn read_subject(agent: Option<&str>) -> Answer<Option<VoiceAgentId>> {
+    let mut faults = Violations::default();
+    let agent = read_optional("voice_agent_id", agent, &mut faults);
+    Ok(faults.into_result(Some(agent))?)
 }
 
 fn read_verb(wire: impl VerbRequest) -> Answer<Instruction> {

@@ -42,6 +42,11 @@ impl Default for RpcSettings {
     }
 }
 
+/// Of a stream whose caller names no deadline: none that matters.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+/// RPCs whose answer begins at once and goes on.
+const LASTING: [&str; 2] = ["AdmissionService/AwaitSlot", "AdmissionService/WatchUsage"];
+
 /// When the caller stops waiting, less what the answer needs for its way.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);
@@ -170,7 +175,12 @@ impl Inner {
             true => None,
             false => Some(self.in_flight.try_acquire().map_err(|_| Error::Unavailable(Dependency::Capacity, None))?),
         };
-        let budget = self.budget(request.headers());
+        let asked = asked(request.headers());
+        let most = Duration::from_millis(self.settings.max_deadline_ms);
+        let budget = asked.map_or(most, |asked| asked.min(most));
+        // A stream that lasts is bounded by what its caller asked, not by what one answer may take.
+        let lasts = LASTING.iter().any(|rpc| request.uri().path().ends_with(rpc));
+        let deadline = if lasts { asked.unwrap_or(LONGEST) } else { budget };
         let work = async {
             let principal = self.caller(request.headers(), request.extensions().get()).await?;
             // Before the scope: a flood of requests that the key may not make is a flood too. A stream counts once.
@@ -180,7 +190,7 @@ impl Inner {
             access.check(&principal)?;
             // Not before all of it is known: a field that is filled in later costs more than all the others.
             let span = tracing::info_span!("rpc", rpc.method = rpc, tenant.id = %principal.tenant());
-            request.extensions_mut().insert(Caller { principal, deadline: Deadline(Instant::now() + budget) });
+            request.extensions_mut().insert(Caller { principal, deadline: Deadline(Instant::now() + deadline) });
             in_our_words(answer(service, request).instrument(span).await)
         };
         let caught = AssertUnwindSafe(work).catch_unwind();
@@ -198,16 +208,13 @@ impl Inner {
             _ => self.authenticator.authenticate(bearer(headers)).await,
         }
     }
+}
 
-    /// What the caller gives us, less a little for the answer's way: it should hear from us before it gives up.
-    fn budget(&self, headers: &HeaderMap) -> Duration {
-        let most = Duration::from_millis(self.settings.max_deadline_ms);
-        let asked = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-        asked.map_or(most, |asked| {
-            let way = (asked / 20).clamp(Duration::from_millis(2), Duration::from_millis(50));
-            asked.saturating_sub(way).min(most)
-        })
-    }
+/// What the caller gives us, less a little for the answer's way: it should hear from us before it gives up.
+fn asked(headers: &HeaderMap) -> Option<Duration> {
+    let asked = parse_timeout(headers.get("grpc-timeout")?.to_str().ok()?)?;
+    let way = (asked / 20).clamp(Duration::from_millis(2), Duration::from_millis(50));
+    Some(asked.saturating_sub(way))
 }
 
 async fn answer<S>(mut service: S, request: Request<Body>) -> Response<Body>

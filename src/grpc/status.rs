@@ -48,7 +48,10 @@ const fn code(error: &Error) -> Code {
         | Error::NodeRefused { .. }
         | Error::IdempotencyKeyReused { .. }
         | Error::CallAlreadyAdmitted { .. } => Code::FailedPrecondition,
-        Error::MaxConcurrentExceeded(_) | Error::RateLimited { .. } => Code::ResourceExhausted,
+        Error::MaxConcurrentExceeded(_)
+        | Error::QueueFull { .. }
+        | Error::QueueTimeout { .. }
+        | Error::RateLimited { .. } => Code::ResourceExhausted,
         Error::EtagMismatch { .. } | Error::IdempotencyInProgress { .. } => Code::Aborted,
         Error::NodeUnreachable { .. }
         | Error::Recovering { .. }

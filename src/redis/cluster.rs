@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{Cmd, RedisError, Value, cmd};
+use deadpool_redis::redis::{Cmd, RedisError, Value, aio::PubSub, cmd};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    dial::Dialer,
+    dial::{Dialer, Why},
     link::{Link, Place, Trouble},
     map::{NODES_MAX, SlotMap},
     target::Address,
@@ -126,6 +126,22 @@ impl Cluster {
     pub(super) fn links(&self) -> Vec<(String, Link)> {
         let map = self.0.map.borrow().clone();
         map.owners().map(|it| (format!("{}:{}", it.host, it.port), self.0.link(it))).collect()
+    }
+
+    /// A connection to listen on, to one server or another.
+    pub(super) async fn listen(&self) -> Result<PubSub, Why> {
+        let map = self.0.map.borrow().clone();
+        let mut known: Vec<_> = map.owners().chain(&self.0.seeds).cloned().collect();
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed) % known.len().max(1);
+        known.rotate_left(turn);
+        let mut why = "the cluster has no server".to_owned();
+        for address in known.iter().take(ASKED_MAX) {
+            match self.0.dialer.listen(address).await {
+                Ok(connection) => return Ok(connection),
+                Err(fault) => why = fault,
+            }
+        }
+        Err(why)
     }
 
     async fn owner(&self, slot: u16, deadline: Instant) -> Result<Address, Trouble> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use deadpool_redis::redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo as _, RedisConnectionInfo,
-    RedisError, aio::MultiplexedConnection, cmd,
+    RedisError,
+    aio::{MultiplexedConnection, PubSub},
+    cmd,
 };
 use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 
@@ -39,6 +41,14 @@ impl Dialer {
         // What waits is limited by its caller, who knows how much time is left.
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(None);
         let connected = timeout(limit, client.get_multiplexed_async_connection_with_config(&config)).await;
+        connected.map_err(|_| format!("no connection within {limit:?}"))?.map_err(|error| error.to_string())
+    }
+
+    /// A connection to listen on, within the time to connect.
+    pub(super) async fn listen(&self, address: &Address) -> Result<PubSub, Why> {
+        let client = self.client(address.clone()).await.map_err(|error| error.to_string())?;
+        let limit = self.settings.connect_timeout();
+        let connected = timeout(limit, client.get_async_pubsub()).await;
         connected.map_err(|_| format!("no connection within {limit:?}"))?.map_err(|error| error.to_string())
     }
 
@@ -103,6 +113,12 @@ impl Sentinels {
             Some(Ok(role)) if role == "master" => Ok(connection),
             other => Err(format!("the server that the sentinels name is no master yet: {other:?}")),
         }
+    }
+
+    /// A connection to listen on, to the server that they name.
+    pub(super) async fn listen(&self) -> Result<PubSub, Why> {
+        let told = self.newest_word().await?;
+        self.server.listen(&told.address).await
     }
 
     async fn newest_word(&self) -> Result<Told, Why> {

@@ -19,7 +19,7 @@ use std::{
 
 use deadpool_redis::redis::{
     Cmd, Pipeline, RedisError, Value,
-    aio::{ConnectionLike as _, MultiplexedConnection},
+    aio::{ConnectionLike as _, MultiplexedConnection, PubSub},
 };
 use tokio::{
     sync::watch,
@@ -52,6 +52,13 @@ impl Place {
         match self {
             Self::At(_, dialer) => dialer,
             Self::Master(sentinels) => &sentinels.server,
+        }
+    }
+
+    async fn listen(&self) -> Result<PubSub, Why> {
+        match self {
+            Self::At(address, dialer) => dialer.listen(address).await,
+            Self::Master(sentinels) => sentinels.listen().await,
         }
     }
 
@@ -118,6 +125,11 @@ impl Link {
     pub(super) fn new(place: Place, budget: Duration) -> Self {
         let state = watch::Sender::new(State::Idle);
         Self(Arc::new(Inner { place, state, silent: AtomicU32::new(0), serials: AtomicU64::new(0), budget }))
+    }
+
+    /// A connection of its own to listen on.
+    pub(super) async fn listen(&self) -> Result<PubSub, Why> {
+        self.0.place.listen().await
     }
 
     /// Sends a command, after ASKING if a cluster wants that, and waits for its answer.

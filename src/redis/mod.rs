@@ -15,18 +15,19 @@ mod map;
 mod script;
 mod settings;
 mod slots;
+mod subscriber;
 mod target;
 mod watch;
 
 use std::sync::Arc;
 
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::PubSub};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 use self::{
     cluster::Cluster,
-    dial::{Dialer, Sentinels},
+    dial::{Dialer, Sentinels, Why},
     link::{Link, Place, Trouble},
     target::{Home, Target},
     watch::{Said, Watch},
@@ -34,6 +35,7 @@ use self::{
 pub use self::{
     script::{Script, ScriptInvocation},
     settings::RedisSettings,
+    subscriber::Message,
 };
 use crate::domain::{Error, Result, error::Internal, violations::Violations};
 
@@ -81,6 +83,16 @@ enum Servers {
     Cluster(Cluster),
 }
 
+impl Servers {
+    /// A connection to listen on. In a cluster what is said to one is said to all.
+    async fn listen(&self) -> Result<PubSub, Why> {
+        match self {
+            Self::One(link) => link.listen().await,
+            Self::Cluster(cluster) => cluster.listen().await,
+        }
+    }
+}
+
 impl Redis {
     /// Connects with the first command, and again whenever that is necessary: a Redis that is down just now is no
     /// error here, only a URL that cannot be one and files that cannot be read.
@@ -112,6 +124,15 @@ impl Redis {
             }
             answer => Ok(answer?),
         }
+    }
+
+    /// Listens to a channel until the receiver is dropped; what `read` makes nothing of is passed over.
+    pub fn subscribe<T: Send + 'static>(
+        &self,
+        channel: String,
+        read: impl Fn(Message) -> Option<T> + Send + Sync + 'static,
+    ) -> mpsc::Receiver<T> {
+        subscriber::subscribe(self.servers.clone(), channel, read)
     }
 
     /// Which server a script that touches `key` would be run on, by a name that no other process of Redis has or will
@@ -168,8 +189,10 @@ impl Redis {
 
 /// `ERR` comes from a script's own check, `WRONGTYPE` from a key that is not what we made it, `CROSSSLOT` from keys
 /// without a common tag; every other code (LOADING, READONLY, NOREPLICAS, OOM…) says that Redis cannot serve now.
+/// A script that looks at another agent's keys while their slot moves is stopped by an `ERR` too.
 fn is_our_bug(error: &RedisError) -> bool {
-    matches!(code_of(error), Some("ERR" | "WRONGTYPE" | "CROSSSLOT"))
+    let is_moving = error.detail().is_some_and(|detail| detail.contains("non local key"));
+    !is_moving && matches!(code_of(error), Some("ERR" | "WRONGTYPE" | "CROSSSLOT"))
 }
 
 /// The code of what the server answers. Redis before 7 wraps what stopped a script: `ERR Error running script (…):

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(step(10, 2_900_000, second), None, "a slow answer is no step");
         assert_eq!(step(10, 9, second), Some(Step::Back(1)));
         assert_eq!(step(0, 301_000_000, second), Some(Step::Forward(300_000_000)));
-        assert_eq!(step(0, 100_000, Duration::from_secs(60)), None, "we were the ones who slept");
+        assert_eq!(step(0, 100_000, Duration::from_mins(1)), None, "we were the ones who slept");
     }
 
     #[test]

@@ -160,6 +160,7 @@ impl Service {
             let mut workers = workers(&config.listen, tls, gate.clone(), routes, &closing)?;
             workers.deal(grpc, config.listen.max_connections, closing.clone());
             let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
+            let tend = tokio::spawn(tend(calls.clone(), closing.clone()));
             let watch =
                 tokio::spawn(report_health(reporter.clone(), readiness.clone(), nodes.clone(), closing.clone()));
             readiness.started();
@@ -180,6 +181,7 @@ impl Service {
                 workers.served().await?;
                 calls.worked_off().await;
                 sweep.await?;
+                tend.await?;
                 upkeep.await?;
                 anyhow::Ok(watch.await?)
             };
@@ -238,6 +240,10 @@ fn workers(
 
 async fn sweep(calls: Calls, closing: CancellationToken) {
     tokio::join!(calls.sweep_until(closing.clone()), calls.reconcile_until(closing));
+}
+
+async fn tend(calls: Calls, closing: CancellationToken) {
+    calls.tend_until(closing).await;
 }
 
 /// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used,

@@ -3,6 +3,9 @@
 //! Everything that ends by time stands in a set ordered by it, so counting is the length of a set and removing
 //! what is over costs each lease once.
 
+mod limits;
+mod line;
+mod queue;
 mod recovery;
 
 use std::{
@@ -10,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use self::recovery::Books;
+use self::{
+    line::{Pace, Queues},
+    queue::Served,
+    recovery::Books,
+};
 use crate::domain::{
     Result, Timestamp,
     ids::{CallId, LeaseId, SessionId, VoiceAgentId},
@@ -59,6 +66,7 @@ pub(super) struct Ledger {
     agents: HashMap<VoiceAgentId, Agent>,
     cap: Option<Cap>,
     cap_kept_until_ms: i64,
+    queues: Queues,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +75,8 @@ struct Record {
     session: SessionId,
     direction: Direction,
     fence: i64,
+    /// Granted to one who waits, and not claimed yet.
+    offered: bool,
     state: State,
 }
 
@@ -93,6 +103,7 @@ struct Agent {
     fence: i64,
     kept_at_ms: i64,
     kept_until_ms: i64,
+    pace: Pace,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -122,6 +133,7 @@ impl Agent {
             used_outbound: count(&self.outbound),
             limit: limits.map_or(0, |limits| limits.limit),
             reserved_inbound: limits.map_or(0, |limits| limits.reserved),
+            ..Usage::default()
         }
     }
 
@@ -158,6 +170,7 @@ impl Ledger {
     }
 
     pub(super) fn forget_idle(&mut self, now: Now) {
+        self.forget_dead(now);
         self.agents.retain(|_, agent| !agent.is_idle(now));
         self.agents.shrink_to_fit();
         self.calls.shrink_to_fit();
@@ -166,7 +179,8 @@ impl Ledger {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.calls.is_empty() && self.agents.is_empty() && self.cap.is_none() && self.books.is_none()
+        let is_forgotten = self.cap.is_none() && self.books.is_none();
+        self.calls.is_empty() && self.agents.is_empty() && self.queues.is_empty() && is_forgotten
     }
 
     pub(super) fn acquire(&mut self, now: Now, request: &Acquire, mode: Mode) -> Result<Acquired> {
@@ -182,18 +196,31 @@ impl Ledger {
         }
         let limits = self.newest_limits(now, request);
         let cap = self.newest_cap(now, request);
+        let ahead = match held {
+            Some(_) => Served::default(),
+            None => self.serve_before(now, request, limits, cap, mode),
+        };
         let usage = self
             .agents
             .get(&request.agent)
             .map_or_else(|| Agent::default().usage(Some(limits)), |agent| agent.usage(Some(limits)));
+        let usage = Usage {
+            used: usage.used + ahead.inbound + ahead.outbound,
+            used_outbound: usage.used_outbound + ahead.outbound,
+            ..self.with_queue(now, request.agent, usage)
+        };
         let expiry_ms = now.ms.saturating_add(millis(request.ttl));
-        let denial = if held.is_some() { None } else { self.denial(now, request, usage, cap) };
+        let tenant_used = count(&self.live) + ahead.all;
+        let denial = if held.is_some() { None } else { self.denial(now, request, usage, (tenant_used, cap)) };
         if mode == Mode::Take {
             let is_first = held.is_none() && denial.is_none() && usage.used == 0;
             self.learn(now, request.agent, limits, cap, is_first);
         }
         if let Some(held) = held {
             let lease = self.extend(held, expiry_ms, mode);
+            if let Some(record) = self.calls.get_mut(&request.call).filter(|_| mode == Mode::Take) {
+                record.offered = false;
+            }
             return Ok(Acquired::Existing { lease, usage });
         }
         if let Some(denial) = denial {
@@ -205,7 +232,10 @@ impl Ledger {
             ..usage
         };
         let fence = match mode {
-            Mode::Take => self.grant(now, request, expiry_ms),
+            Mode::Take => {
+                self.queues.admitted(&request.call);
+                self.grant(now, request, expiry_ms)
+            }
             Mode::Probe => 0,
         };
         let expires_at = Timestamp::from_millis(expiry_ms);
@@ -214,38 +244,8 @@ impl Ledger {
         Ok(Acquired::Granted { lease, usage })
     }
 
-    fn newest_limits(&self, now: Now, request: &Acquire) -> AgentLimits {
-        let asked = AgentLimits {
-            limit: request.limits.agent_limit,
-            reserved: request.limits.reserved_inbound,
-            version: request.limits.agent_version,
-        };
-        let known = self.agents.get(&request.agent).and_then(|agent| agent.known_limits(now));
-        known.filter(|known| known.version >= asked.version).unwrap_or(asked)
-    }
-
-    fn newest_cap(&self, now: Now, request: &Acquire) -> Cap {
-        let asked = Cap { limit: request.limits.tenant_limit, version: request.limits.tenant_version };
-        self.known_cap(now).filter(|known| known.version >= asked.version).unwrap_or(asked)
-    }
-
-    fn known_cap(&self, now: Now) -> Option<Cap> {
-        self.cap.filter(|_| self.cap_kept_until_ms > now.ms)
-    }
-
-    fn learn(&mut self, now: Now, agent: VoiceAgentId, limits: AgentLimits, cap: Cap, is_first: bool) {
-        let agent = self.agents.entry(agent).or_default();
-        let is_known = agent.known_limits(now).is_some();
-        agent.limits = Some(limits);
-        self.cap = Some(cap);
-        if is_first || !is_known || now.ms >= agent.kept_at_ms + KEEP_AGAIN_MS {
-            agent.kept_at_ms = now.ms;
-            agent.kept_until_ms = now.ms + KEEP_MS;
-            self.cap_kept_until_ms = now.ms + KEEP_MS;
-        }
-    }
-
-    fn denial(&self, now: Now, request: &Acquire, usage: Usage, cap: Cap) -> Option<Denial> {
+    fn denial(&self, now: Now, request: &Acquire, usage: Usage, tenant: (u32, Cap)) -> Option<Denial> {
+        let (tenant_used, cap) = tenant;
         let agent = self.agents.get(&request.agent);
         let inbound = agent.and_then(|agent| agent.inbound.first());
         let outbound = agent.and_then(|agent| agent.outbound.first());
@@ -254,7 +254,7 @@ impl Ledger {
             (BindingScope::Agent, inbound.into_iter().chain(outbound).min())
         } else if request.direction == Direction::Outbound && usage.used_outbound >= for_outbound {
             (BindingScope::InboundReserve, outbound)
-        } else if cap.limit > 0 && count(&self.live) >= cap.limit {
+        } else if cap.limit > 0 && tenant_used >= cap.limit {
             (BindingScope::Tenant, self.live.first())
         } else {
             return None;
@@ -262,7 +262,7 @@ impl Ledger {
         // Nothing is held: the limit itself is zero, and no expiry will help.
         let next_expiry_ms = first.map_or(now.ms + millis(LEASE_TTL_MAX), |(expiry_ms, _)| *expiry_ms);
         let next_expiry_in = Timestamp::from_millis(next_expiry_ms).since(Timestamp::from_millis(now.ms));
-        Some(Denial { binding, usage, tenant_used: count(&self.live), tenant_limit: cap.limit, next_expiry_in })
+        Some(Denial { binding, usage, tenant_used, tenant_limit: cap.limit, next_expiry_in })
     }
 
     fn grant(&mut self, now: Now, request: &Acquire, expiry_ms: i64) -> i64 {
@@ -273,7 +273,10 @@ impl Ledger {
         self.live.insert((expiry_ms, request.call.clone()));
         let state = State::Live { expiry_ms };
         let (lease, session, direction) = (request.lease, request.session, request.direction);
-        let before = self.calls.insert(request.call.clone(), Record { lease, session, direction, fence, state });
+        let before = {
+            let record = Record { lease, session, direction, fence, offered: false, state };
+            self.calls.insert(request.call.clone(), record)
+        };
         // Its older leases are lost from now on, whatever became of them.
         if let Some(State::Released { forget_ms } | State::Expired { forget_ms }) = before.map(|record| record.state) {
             self.past.remove(&(forget_ms, request.call.clone()));
@@ -324,6 +327,9 @@ impl Ledger {
             self.agents.entry(lease.agent()).or_default().ends(record.direction).remove(&(expiry_ms, call.clone()));
             released = true;
         }
+        if released {
+            self.serve_all(now, lease.agent());
+        }
         Ok(Released { released, usage: self.usage(now, lease.agent()) })
     }
 
@@ -344,12 +350,14 @@ impl Ledger {
     }
 
     pub(super) fn usage(&self, now: Now, agent: VoiceAgentId) -> Usage {
-        self.agents.get(&agent).map_or_else(Usage::default, |agent| agent.usage(agent.known_limits(now)))
+        let known = self.agents.get(&agent);
+        let usage = known.map_or_else(Usage::default, |agent| agent.usage(agent.known_limits(now)));
+        self.with_queue(now, agent, usage)
     }
 
     pub(super) fn tenant_usage(&mut self, now: Now) -> Usage {
         let limit = self.known_cap(now).map_or(0, |cap| cap.limit);
-        Usage { used: count(&self.live), used_outbound: 0, limit, reserved_inbound: 0 }
+        self.with_all_queues(now, Usage { used: count(&self.live), limit, ..Usage::default() })
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use self::ledger::{KEEP_MS, Ledger, Mode, Now};
 use super::SlotStore;
@@ -19,13 +20,18 @@ use crate::domain::{
     Clock, Error, Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
     lease::{Acquire, Acquired, Lease, Opening, Proven, RENEW_MAX, Released, Renewal, Renewed, Usage},
+    queue::{Enqueued, Heard, Leave, Left, ReplicaId, TEND_MAX, Tend, Tended, Ticket, Wake},
 };
+
+/// Wakes that wait for their reader.
+const UNHEARD_MAX: usize = 1_024;
 
 /// [`SlotStore`] for a single replica.
 #[derive(Debug)]
 pub struct MemorySlotStore {
     clock: Arc<dyn Clock>,
     tenants: Mutex<Tenants>,
+    listeners: Mutex<HashMap<ReplicaId, mpsc::Sender<Heard>>>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +42,7 @@ struct Tenants {
 
 impl MemorySlotStore {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, tenants: Mutex::default() }
+        Self { clock, tenants: Mutex::default(), listeners: Mutex::default() }
     }
 
     /// Forgets every lease, as a restart does.
@@ -51,7 +57,23 @@ impl MemorySlotStore {
         tenants.sweep(now);
         let ledger = tenants.ledgers.entry(tenant).or_default();
         ledger.settle(now);
-        operation(ledger, now)
+        let answer = operation(ledger, now);
+        let wakes = ledger.take_wakes();
+        drop(tenants);
+        if !wakes.is_empty() {
+            self.tell(tenant, wakes);
+        }
+        answer
+    }
+
+    /// One whose reader is far behind, or gone, finds by itself what it is not told.
+    fn tell(&self, tenant: TenantId, wakes: Vec<(ReplicaId, CallId, Wake)>) {
+        let listeners = self.listeners.lock().expect("nobody panics while holding it");
+        for (replica, call, wake) in wakes {
+            if let Some(listener) = listeners.get(&replica) {
+                let _ = listener.try_send(Heard::Wake(tenant, call, wake));
+            }
+        }
     }
 }
 
@@ -121,6 +143,33 @@ impl SlotStore for MemorySlotStore {
 
     async fn tenant_usage(&self, tenant: TenantId) -> Result<Usage> {
         Ok(self.with(tenant, Ledger::tenant_usage))
+    }
+
+    async fn enqueue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued> {
+        self.with(tenant, |ledger, now| ledger.enqueue(now, ticket, Mode::Take))
+    }
+
+    async fn probe_queue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued> {
+        self.with(tenant, |ledger, now| ledger.enqueue(now, ticket, Mode::Probe))
+    }
+
+    async fn tend(&self, tenant: TenantId, tend: &Tend) -> Result<Tended> {
+        if tend.calls.len() > TEND_MAX {
+            return Err(Error::invalid("calls", format!("must be at most {TEND_MAX}")));
+        }
+        Ok(self.with(tenant, |ledger, now| ledger.tend(now, tend)))
+    }
+
+    async fn leave(&self, tenant: TenantId, leave: &Leave) -> Result<Left> {
+        Ok(self.with(tenant, |ledger, now| ledger.leave(now, leave)))
+    }
+
+    fn listen(&self, replica: ReplicaId) -> mpsc::Receiver<Heard> {
+        let (sender, receiver) = mpsc::channel(UNHEARD_MAX);
+        let mut listeners = self.listeners.lock().expect("nobody panics while holding it");
+        listeners.retain(|_, listener| !listener.is_closed());
+        listeners.insert(replica, sender);
+        receiver
     }
 
     async fn ping(&self) -> Result<()> {

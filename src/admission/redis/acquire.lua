@@ -1,7 +1,7 @@
 -- Takes a slot for a call, or says why there is none; or only says what it would answer.
 --
 -- KEYS:
---  1 calls  2 leases  3 tenant_limits  4 inbound  5 outbound  6 agent_limits  (see lib.lua)
+--  1 to 10, see queue.lua
 --
 -- ARGV:
 --  1 [string]  `take`, or `probe`: the same answer, nothing written, and fence 0 in a grant
@@ -12,18 +12,20 @@
 --  6 [number]  lease_ttl_ms
 --  7 [number]  agent_limit     8 [number] reserved_inbound   9 [number] agent_version
 -- 10 [number]  tenant_limit (0: none)                       11 [number] tenant_version
--- 12 [string]  server
+-- 12 [number]  priority
+-- 13 [string]  server
 --
 -- Result, by its tag:
---  * {'granted' | 'existing', record, expiry_ms, used, used_outbound, limit, reserved}
+--  * {'granted' | 'existing', record, expiry_ms, used, used_outbound, limit, reserved, queued, waited_ms}
 --  * {'other_agent', agent (16 bytes)}
 --  * {'unopened'}
 --  * {'recovering', left_ms}: data was lost, and the call's lease is not back
 --  * {'denied', 'agent' | 'inbound_reserve' | 'tenant', next_expiry_in_ms, tenant_used, tenant_limit,
---     used, used_outbound, limit, reserved}
+--     used, used_outbound, limit, reserved, queued, waited_ms}
 --
--- The limits that count are those of the highest version seen, here or in the request.
-keys_are(6)
+-- The limits that count are those of the highest version seen, here or in the request. What is free goes to those
+-- who wait and whose turn is before the request's, and only what they leave to the request. An offer is claimed by it.
+keys_are(10)
 if ARGV[1] ~= 'take' and ARGV[1] ~= 'probe' then error('bad mode') end
 if ARGV[5] ~= 'I' and ARGV[5] ~= 'O' then error('bad direction') end
 local take = ARGV[1] == 'take'
@@ -37,8 +39,9 @@ local reserved = integer(ARGV[8], 0, EXACT_MAX, 'reserved_inbound')
 local agent_version = integer(ARGV[9], 0, EXACT_MAX, 'agent_version')
 local tenant_limit = integer(ARGV[10], 0, EXACT_MAX, 'tenant_limit')
 local tenant_version = integer(ARGV[11], 0, EXACT_MAX, 'tenant_version')
+local bound = string.format('%.0f', now_us - AGE_US * integer(ARGV[12], 0, 255, 'priority'))
 
-local books = books_of(KEYS[3], ARGV[12])
+local books = books_of(KEYS[3], ARGV[13])
 if not books then return {'unopened'} end
 
 local record = redis.call('HGET', KEYS[1], call)
@@ -63,8 +66,21 @@ if not tenant_is_news then
     tenant_limit, tenant_version = tonumber(known_cap[1]), tonumber(known_cap[2])
 end
 
-local used_inbound, used_outbound = live_in(KEYS[4]), live_in(KEYS[5])
+local waiting = anyone_waits()
+local ahead = NOBODY
+if waiting and not held then
+    ahead = serve({limit = limit, reserved = reserved, cap = tenant_limit, bound = bound, dry = not take, call = call})
+    fence = tonumber(redis.call('HGET', KEYS[6], 'fence') or 0)
+end
+local counted = take and NOBODY or ahead -- who was only counted holds nothing yet
+local used_inbound = live_in(KEYS[4]) + counted.inbound
+local used_outbound = live_in(KEYS[5]) + counted.outbound
 local used = used_inbound + used_outbound
+local tenant_used = live_in(KEYS[2]) + counted.all
+local queued, waited = 0, -1
+if waiting then
+    queued, waited = queue_figures()
+end
 
 local function first_expiry_in(...)
     local soonest = TTL_MAX_MS -- nothing is held: the limit itself is zero, and no expiry will help
@@ -78,8 +94,8 @@ local function first_expiry_in(...)
 end
 
 local function denied(scope, ...)
-    return {'denied', scope, first_expiry_in(...), live_in(KEYS[2]), tenant_limit,
-        used, used_outbound, limit, reserved}
+    return {'denied', scope, first_expiry_in(...), tenant_used, tenant_limit,
+        used, used_outbound, limit, reserved, queued, waited}
 end
 
 local denial
@@ -89,7 +105,7 @@ elseif used >= limit then
     denial = denied('agent', KEYS[4], KEYS[5])
 elseif outbound and used_outbound >= limit - reserved then
     denial = denied('inbound_reserve', KEYS[5])
-elseif tenant_limit > 0 and live_in(KEYS[2]) >= tenant_limit then
+elseif tenant_limit > 0 and tenant_used >= tenant_limit then
     denial = denied('tenant', KEYS[2])
 end
 
@@ -109,7 +125,12 @@ elseif granted then
     end
     used = used + 1
 end
-local answer = denial or {held and 'existing' or 'granted', record, expiry, used, used_outbound, limit, reserved}
+local claimed = held and is_offer(record)
+if claimed then
+    record = string.upper(string.sub(record, 1, 1)) .. string.sub(record, 2)
+end
+local answer = denial
+    or {held and 'existing' or 'granted', record, expiry, used, used_outbound, limit, reserved, queued, waited}
 if not take then
     return answer
 end
@@ -123,7 +144,7 @@ end
 if tenant_is_news then
     redis.call('HSET', KEYS[3], 'limit', tenant_limit, 'version', tenant_version)
 end
-if granted then
+if granted or claimed then
     redis.call('HSET', KEYS[1], call, record)
 end
 local zset = record and is_outbound(record) and KEYS[5] or KEYS[4]
@@ -135,8 +156,8 @@ note_books(KEYS[3], books)
 reap(books, KEYS[1], KEYS[2], KEYS[4], KEYS[5])
 if keep_again then
     redis.call('HSET', KEYS[6], 'kept', now)
-    for _, key in ipairs(KEYS) do
-        keep(key)
+    for i = 1, 6 do
+        keep(KEYS[i])
     end
 elseif is_first_of_its_set then
     keep(zset)

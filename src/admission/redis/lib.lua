@@ -14,7 +14,8 @@
 --  * [hash]   agent_limits   limit, reserved, version: the newest; fence: the last one given; kept: when the
 --                            keys that an acquire touches were last given KEEP_MS
 --
--- A record is 57 bytes: direction (I or O), lease (32: agent 16, serial 16), session (16), fence (8, big endian).
+-- A record is 57 bytes: direction (I or O; i or o while a waiter has not claimed it, see queue.lua), lease (32: agent 16,
+-- serial 16), session (16), fence (8, big endian).
 -- It holds no expiry: that is a score, so renewing a thousand leases writes scores and nothing else. Entries of
 -- `leases` whose distance from zero is not beyond now are dead, whatever their sign; so one range finds both
 -- the expired and the forgotten. Dead entries count for nothing, so that no answer depends on their removal.
@@ -82,8 +83,15 @@ local function fence_of(record)
     return string.sub(record, 50, 57)
 end
 
+-- Also of a ticket, see queue.lua.
 local function is_outbound(record)
-    return string.byte(record) == 79 -- O
+    local direction = string.byte(record)
+    return direction == 79 or direction == 111 -- O, o
+end
+
+-- Granted to one who waits, and not claimed yet.
+local function is_offer(record)
+    return string.byte(record) >= 97 -- i, o
 end
 
 local function live_in(zset)

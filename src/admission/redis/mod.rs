@@ -6,6 +6,7 @@
 //! Deliberately absent: retries. A caller whose reply was lost may ask again, because the call names the lease;
 //! this store cannot know whether the caller still wants to.
 
+mod queue;
 mod reply;
 mod scripts;
 
@@ -13,8 +14,9 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::Value;
+use tokio::sync::mpsc;
 
-use self::scripts::{AgentKeys, Scripts, TenantKeys};
+use self::scripts::{AgentKeys, Scripts, TenantKeys, on_queue};
 use super::SlotStore;
 use crate::{
     domain::{
@@ -25,6 +27,7 @@ use crate::{
             Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, Opening, Proven, RENEW_MAX, Released, Renewal, Renewed,
             Usage,
         },
+        queue::{Enqueued, Heard, Leave, Left, ReplicaId, Tend, Tended, Ticket},
     },
     redis::{Failure, Redis, ScriptInvocation},
 };
@@ -57,16 +60,13 @@ impl RedisSlotStore {
 
     async fn acquire_or_probe(&self, mode: &str, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
         debug_assert_eq!(request.lease.agent(), request.agent, "a lease id carries the agent it is of");
-        let (tenant_keys, agent_keys) = (TenantKeys::new(tenant), AgentKeys::new(tenant, request.agent));
         let limits = &request.limits;
-        let mut script = self.scripts.acquire.prepare_invoke();
-        script.key(tenant_keys.calls).key(tenant_keys.leases).key(tenant_keys.limits);
-        script.key(agent_keys.inbound).key(agent_keys.outbound).key(agent_keys.limits);
+        let mut script = on_queue(&self.scripts.acquire, tenant, request.agent);
         script.arg(mode).arg(request.call.as_str());
         script.arg(&request.lease.to_bytes()[..]).arg(&request.session.as_uuid().as_bytes()[..]);
         script.arg(letter(request.direction)).arg(ttl_ms(request.ttl));
         script.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
-        script.arg(limits.tenant_limit).arg(limits.tenant_version);
+        script.arg(limits.tenant_limit).arg(limits.tenant_version).arg(request.priority);
         script.arg(&*self.server(tenant).await?);
         reply::acquired(self.invoke(&script).await?, &request.call)
     }
@@ -103,11 +103,7 @@ impl SlotStore for RedisSlotStore {
     }
 
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
-        let (tenant_keys, agent_keys) = (TenantKeys::new(tenant), AgentKeys::new(tenant, lease.agent()));
-        let mut script = self.scripts.release.prepare_invoke();
-        script.key(tenant_keys.calls).key(tenant_keys.leases);
-        script.key(agent_keys.inbound).key(agent_keys.outbound).key(agent_keys.limits);
-        script.key(tenant_keys.limits);
+        let mut script = on_queue(&self.scripts.release, tenant, lease.agent());
         script.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?);
         reply::released(self.invoke(&script).await?)
     }
@@ -191,17 +187,34 @@ impl SlotStore for RedisSlotStore {
     }
 
     async fn usage(&self, tenant: TenantId, agent: VoiceAgentId) -> Result<Usage> {
-        let keys = AgentKeys::new(tenant, agent);
-        let mut script = self.scripts.usage.prepare_invoke();
-        script.key(keys.limits).key(keys.inbound).key(keys.outbound);
-        reply::agent_usage(self.invoke(&script).await?)
+        reply::usage(self.invoke(&on_queue(&self.scripts.usage, tenant, agent)).await?)
     }
 
     async fn tenant_usage(&self, tenant: TenantId) -> Result<Usage> {
         let keys = TenantKeys::new(tenant);
-        let mut script = self.scripts.usage.prepare_invoke();
-        script.key(keys.limits).key(keys.leases);
-        reply::tenant_usage(self.invoke(&script).await?)
+        let mut script = self.scripts.tenant_usage.prepare_invoke();
+        script.key(keys.calls).key(keys.leases).key(keys.limits).key(keys.replicas).key(keys.agents);
+        reply::usage(self.invoke(&script).await?)
+    }
+
+    async fn enqueue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued> {
+        self.put_in_line("take", tenant, ticket).await
+    }
+
+    async fn probe_queue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued> {
+        self.put_in_line("probe", tenant, ticket).await
+    }
+
+    async fn tend(&self, tenant: TenantId, tend: &Tend) -> Result<Tended> {
+        self.tend_tickets(tenant, tend).await
+    }
+
+    async fn leave(&self, tenant: TenantId, leave: &Leave) -> Result<Left> {
+        self.leave_queue(tenant, leave).await
+    }
+
+    fn listen(&self, replica: ReplicaId) -> mpsc::Receiver<Heard> {
+        queue::listen(&self.redis, replica)
     }
 
     async fn ping(&self) -> Result<()> {

@@ -15,37 +15,45 @@ use crate::domain::{
 };
 
 /// Takes the elements of a reply one after the other.
-struct Elements(std::vec::IntoIter<Value>);
+pub(super) struct Elements(std::vec::IntoIter<Value>);
 
 impl Elements {
-    fn of(reply: Value) -> Result<Self> {
+    pub(super) fn of(reply: Value) -> Result<Self> {
         match reply {
             Value::Array(elements) => Ok(Self(elements.into_iter())),
             other => Err(malformed(&format!("{other:?} is not an array"))),
         }
     }
 
-    fn next<T: FromRedisValue>(&mut self) -> Result<T> {
+    pub(super) fn next<T: FromRedisValue>(&mut self) -> Result<T> {
         let element = self.0.next().ok_or_else(|| malformed("it is too short"))?;
         from_redis_value(element).map_err(|error| malformed(&error.to_string()))
     }
 
-    fn tag(&mut self) -> Result<String> {
+    pub(super) fn tag(&mut self) -> Result<String> {
         self.next()
     }
 
-    fn count(&mut self) -> Result<u32> {
+    pub(super) fn count(&mut self) -> Result<u32> {
         let count: i64 = self.next()?;
         u32::try_from(count).map_err(|_| malformed("a count is out of range"))
     }
 
-    /// used, used_outbound, limit, reserved
+    /// A span in milliseconds, or -1 where there is none.
+    pub(super) fn span(&mut self) -> Result<Option<Duration>> {
+        let ms: i64 = self.next()?;
+        Ok(u64::try_from(ms).ok().map(Duration::from_millis))
+    }
+
+    /// used, used_outbound, limit, reserved, queued, waited_ms
     fn usage(&mut self) -> Result<Usage> {
         Ok(Usage {
             used: self.count()?,
             used_outbound: self.count()?,
             limit: self.count()?,
             reserved_inbound: self.count()?,
+            queued: self.count()?,
+            oldest_waiter: self.span()?,
         })
     }
 
@@ -165,19 +173,10 @@ pub(super) fn live(reply: Value) -> Result<Vec<Lease>> {
     Ok(live)
 }
 
-pub(super) fn agent_usage(reply: Value) -> Result<Usage> {
-    let mut reply = Elements::of(reply)?;
-    let (limit, reserved_inbound) = (reply.count()?, reply.count()?);
-    let (inbound, used_outbound) = (reply.count()?, reply.count()?);
-    Ok(Usage { used: inbound.saturating_add(used_outbound), used_outbound, limit, reserved_inbound })
+pub(super) fn usage(reply: Value) -> Result<Usage> {
+    Elements::of(reply)?.usage()
 }
 
-pub(super) fn tenant_usage(reply: Value) -> Result<Usage> {
-    let mut reply = Elements::of(reply)?;
-    let (limit, reserved_inbound) = (reply.count()?, reply.count()?);
-    Ok(Usage { used: reply.count()?, used_outbound: 0, limit, reserved_inbound })
-}
-
-fn malformed(what: &str) -> Error {
+pub(super) fn malformed(what: &str) -> Error {
     Error::internal(format!("a slot script's reply: {what}"))
 }

@@ -2,10 +2,12 @@
 
 use crate::{
     domain::ids::{TenantId, VoiceAgentId},
-    redis::Script,
+    redis::{Script, ScriptInvocation},
 };
 
 const LIB: &str = include_str!("lib.lua");
+/// Behind it in the scripts that free, grant or count.
+const QUEUE: &str = include_str!("queue.lua");
 
 #[derive(Debug)]
 pub(super) struct Scripts {
@@ -18,21 +20,30 @@ pub(super) struct Scripts {
     pub(super) fates: Script,
     pub(super) live: Script,
     pub(super) usage: Script,
+    pub(super) tenant_usage: Script,
+    pub(super) enqueue: Script,
+    pub(super) tend: Script,
+    pub(super) leave: Script,
 }
 
 impl Scripts {
     pub(super) fn load() -> Self {
         let with_lib = |body: &str| Script::new(&format!("{LIB}\n{body}"));
+        let with_queue = |body: &str| Script::new(&format!("{LIB}\n{QUEUE}\n{body}"));
         Self {
-            acquire: with_lib(include_str!("acquire.lua")),
+            acquire: with_queue(include_str!("acquire.lua")),
             renew: with_lib(include_str!("renew.lua")),
-            release: with_lib(include_str!("release.lua")),
+            release: with_queue(include_str!("release.lua")),
             leases: with_lib(include_str!("leases.lua")),
             open: with_lib(include_str!("open.lua")),
             readmit: with_lib(include_str!("readmit.lua")),
             fates: with_lib(include_str!("fates.lua")),
             live: with_lib(include_str!("live.lua")),
-            usage: with_lib(include_str!("usage.lua")),
+            usage: with_queue(include_str!("usage.lua")),
+            tenant_usage: with_queue(include_str!("tenant_usage.lua")),
+            enqueue: with_queue(include_str!("enqueue.lua")),
+            tend: with_queue(include_str!("tend.lua")),
+            leave: with_queue(include_str!("leave.lua")),
         }
     }
 }
@@ -43,12 +54,20 @@ pub(super) struct TenantKeys {
     pub(super) calls: String,
     pub(super) leases: String,
     pub(super) limits: String,
+    pub(super) replicas: String,
+    pub(super) agents: String,
 }
 
 impl TenantKeys {
     pub(super) fn new(tenant: TenantId) -> Self {
         let key = |name: &str| format!("vg:{{{tenant}}}:{name}");
-        Self { calls: key("calls"), leases: key("leases"), limits: key("limits") }
+        Self {
+            calls: key("calls"),
+            leases: key("leases"),
+            limits: key("limits"),
+            replicas: key("replicas"),
+            agents: key("agents"),
+        }
     }
 }
 
@@ -58,11 +77,29 @@ pub(super) struct AgentKeys {
     pub(super) inbound: String,
     pub(super) outbound: String,
     pub(super) limits: String,
+    pub(super) queue_in: String,
+    pub(super) queue_out: String,
 }
 
 impl AgentKeys {
     pub(super) fn new(tenant: TenantId, agent: VoiceAgentId) -> Self {
         let key = |name: &str| format!("vg:{{{tenant}}}:{agent}:{name}");
-        Self { inbound: key("in"), outbound: key("out"), limits: key("limits") }
+        Self {
+            inbound: key("in"),
+            outbound: key("out"),
+            limits: key("limits"),
+            queue_in: key("queue:in"),
+            queue_out: key("queue:out"),
+        }
     }
+}
+
+/// A script with the ten keys of `queue.lua` declared.
+pub(super) fn on_queue(script: &Script, tenant: TenantId, agent: VoiceAgentId) -> ScriptInvocation<'_> {
+    let (of_tenant, of_agent) = (TenantKeys::new(tenant), AgentKeys::new(tenant, agent));
+    let mut script = script.prepare_invoke();
+    script.key(of_tenant.calls).key(of_tenant.leases).key(of_tenant.limits);
+    script.key(of_agent.inbound).key(of_agent.outbound).key(of_agent.limits);
+    script.key(of_agent.queue_in).key(of_agent.queue_out).key(of_tenant.replicas).key(of_tenant.agents);
+    script
 }

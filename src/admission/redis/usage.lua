@@ -1,18 +1,15 @@
--- How many leases are live in each of some sets, and the newest limits that apply to them.
+-- How many leases of an agent are live, how many calls wait, and the newest limits that apply.
 --
--- KEYS:
---  1 [hash]  agent_limits or tenant_limits
---  2 [zset]  inbound, outbound or leases; one or more  (see lib.lua)
+-- KEYS: 1 to 10, see queue.lua
 --
 -- ARGV: none
 --
--- Result: {limit, reserved, live in KEYS[2], live in KEYS[3], …}; limits are 0 where none is known.
-if #KEYS < 2 then error('bad number of keys') end
+-- Result: {used, used_outbound, limit, reserved, queued, waited_ms}; limits are 0 where none is known, waited_ms is
+-- -1 where nobody waits.
+keys_are(10)
 if #ARGV ~= 0 then error('bad number of arguments') end
 
-local known = redis.call('HMGET', KEYS[1], 'limit', 'reserved')
-local answer = {tonumber(known[1] or 0), tonumber(known[2] or 0)}
-for i = 2, #KEYS do
-    answer[i + 1] = live_in(KEYS[i])
-end
-return answer
+local known = redis.call('HMGET', KEYS[6], 'limit', 'reserved')
+local used_outbound = live_in(KEYS[5])
+return {live_in(KEYS[4]) + used_outbound, used_outbound, tonumber(known[1] or 0), tonumber(known[2] or 0),
+    queue_figures()}

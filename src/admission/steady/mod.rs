@@ -19,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -35,6 +35,7 @@ use crate::domain::{
         Acquire, Acquired, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, Lease, Opening, Proven, RECOVERY_MIN, Released, Renewal,
         Renewed, Usage,
     },
+    queue::{Enqueued, Heard, Leave, Left, ReplicaId, Tend, Tended, Ticket},
 };
 
 /// Tenants that share a turn to be opened.
@@ -238,6 +239,26 @@ impl SlotStore for SteadySlots {
 
     async fn tenant_usage(&self, tenant: TenantId) -> Result<Usage> {
         self.store.tenant_usage(tenant).await
+    }
+
+    async fn enqueue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued> {
+        self.opened(tenant, || self.store.enqueue(tenant, ticket)).await
+    }
+
+    async fn probe_queue(&self, tenant: TenantId, ticket: &Ticket) -> Result<Enqueued> {
+        self.opened(tenant, || self.store.probe_queue(tenant, ticket)).await
+    }
+
+    async fn tend(&self, tenant: TenantId, tend: &Tend) -> Result<Tended> {
+        self.store.tend(tenant, tend).await
+    }
+
+    async fn leave(&self, tenant: TenantId, leave: &Leave) -> Result<Left> {
+        self.store.leave(tenant, leave).await
+    }
+
+    fn listen(&self, replica: ReplicaId) -> mpsc::Receiver<Heard> {
+        self.store.listen(replica)
     }
 
     async fn ping(&self) -> Result<()> {

@@ -1,10 +1,12 @@
 //! Slots, leases and usage on the wire.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret as _;
 
 use super::{
     number, read, read_enum, read_optional,
-    value::{read_duration, read_object, timestamp},
+    value::{duration, read_duration, read_object, timestamp},
     voice_agent::{write_resolution, write_routing},
     wire_enum,
 };
@@ -16,6 +18,7 @@ use crate::{
         ids::{CallId, VoiceAgentId},
         lease::{Direction, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEASE_TTL_MIN, RENEW_MAX, Renewed, Usage},
         principal::Principal,
+        queue::{MAX_WAIT_DEFAULT, MAX_WAIT_MAX, PRIORITY_MAX, Place},
         tenant::Scope,
         violations::{Fault, Violations},
     },
@@ -26,36 +29,67 @@ wire_enum!(Direction, v1::Direction, { Inbound, Outbound });
 
 pub(crate) fn read_acquire(wire: v1::AcquireSlotRequest, principal: &Principal) -> Result<Admit> {
     let mut faults = Violations::default();
-    let call = read("call_id", &wire.call_id, &mut faults);
-    let agent = read_optional("voice_agent_id", wire.voice_agent_id.as_deref(), &mut faults);
-    let hints = Hints {
-        flow_node: read_optional("flow_node_voice_agent_id", wire.flow_node_voice_agent_id.as_deref(), &mut faults),
-        campaign: read_optional("campaign_voice_agent_id", wire.campaign_voice_agent_id.as_deref(), &mut faults),
-    };
-    let direction = read_enum("direction", wire.direction, &mut faults).unwrap_or(Direction::Inbound);
-    if !(0..=100).contains(&wire.priority) {
-        faults.add("priority", Fault::new("must be 0 to 100"));
-    }
-    let node = read_optional("node_id", wire.node_id.as_deref(), &mut faults);
-    let subprotocol = read_enum("subprotocol", wire.subprotocol, &mut faults);
-    let ttl =
-        read_duration("lease_ttl", wire.lease_ttl, (LEASE_TTL_MIN, LEASE_TTL_MAX), LEASE_TTL_DEFAULT, &mut faults);
-    let metadata = faults.take("metadata", read_object(wire.metadata));
-    let admit = (|| {
-        Some(Admit {
-            call: call?,
-            agent,
-            hints,
-            direction,
-            node,
-            subprotocol,
-            ttl,
-            metadata: metadata?,
-            sandbox: principal.sandbox(),
-            validate_only: wire.validate_only,
-        })
-    })();
+    let admit = read_admit(wire, principal, &mut faults);
     Ok(faults.into_result(admit)?)
+}
+
+/// The call, and how long it would wait.
+pub(crate) fn read_await(wire: v1::AwaitSlotRequest, principal: &Principal) -> Result<(Admit, Duration)> {
+    let mut faults = Violations::default();
+    let bounds = (Duration::ZERO, MAX_WAIT_MAX);
+    let max_wait = read_duration("max_wait", wire.max_wait, bounds, MAX_WAIT_DEFAULT, &mut faults);
+    let acquire = v1::AcquireSlotRequest {
+        call_id: wire.call_id,
+        voice_agent_id: wire.voice_agent_id,
+        flow_node_voice_agent_id: wire.flow_node_voice_agent_id,
+        campaign_voice_agent_id: wire.campaign_voice_agent_id,
+        direction: wire.direction,
+        priority: wire.priority,
+        node_id: wire.node_id,
+        subprotocol: wire.subprotocol,
+        lease_ttl: wire.lease_ttl,
+        metadata: wire.metadata,
+        validate_only: wire.validate_only,
+    };
+    let admit = read_admit(acquire, principal, &mut faults);
+    Ok(faults.into_result(admit.map(|admit| (admit, max_wait)))?)
+}
+
+fn read_admit(wire: v1::AcquireSlotRequest, principal: &Principal, faults: &mut Violations) -> Option<Admit> {
+    let call = read("call_id", &wire.call_id, faults);
+    let agent = read_optional("voice_agent_id", wire.voice_agent_id.as_deref(), faults);
+    let hints = Hints {
+        flow_node: read_optional("flow_node_voice_agent_id", wire.flow_node_voice_agent_id.as_deref(), faults),
+        campaign: read_optional("campaign_voice_agent_id", wire.campaign_voice_agent_id.as_deref(), faults),
+    };
+    let direction = read_enum("direction", wire.direction, faults).unwrap_or(Direction::Inbound);
+    let priority = read_priority(wire.priority, faults);
+    let node = read_optional("node_id", wire.node_id.as_deref(), faults);
+    let subprotocol = read_enum("subprotocol", wire.subprotocol, faults);
+    let ttl = read_duration("lease_ttl", wire.lease_ttl, (LEASE_TTL_MIN, LEASE_TTL_MAX), LEASE_TTL_DEFAULT, faults);
+    let metadata = faults.take("metadata", read_object(wire.metadata));
+    Some(Admit {
+        call: call?,
+        agent,
+        hints,
+        direction,
+        priority,
+        node,
+        subprotocol,
+        ttl,
+        metadata: metadata?,
+        sandbox: principal.sandbox(),
+        validate_only: wire.validate_only,
+        ticket: None,
+    })
+}
+
+fn read_priority(wire: i32, faults: &mut Violations) -> u8 {
+    let priority = u8::try_from(wire).ok().filter(|priority| *priority <= PRIORITY_MAX);
+    priority.unwrap_or_else(|| {
+        faults.add("priority", Fault::new(format!("must be 0 to {PRIORITY_MAX}")));
+        0
+    })
 }
 
 /// Who may see the agent's secret in a slot: nodes, and those who may see secrets anyway.
@@ -88,13 +122,17 @@ pub(crate) fn write_slot(call: &CallId, admission: &Admission, principal: &Princ
     }
 }
 
+pub(crate) fn write_waiting(place: Place) -> v1::Waiting {
+    v1::Waiting { position: number(place.position), estimated_wait: place.estimate.map(duration) }
+}
+
 pub(crate) fn write_usage(usage: Usage, agent: Option<VoiceAgentId>) -> v1::Usage {
     v1::Usage {
         used: number(usage.used),
         limit: number(usage.limit),
         reserved_inbound: number(usage.reserved_inbound),
-        queued: 0,
-        oldest_waiter: None,
+        queued: number(usage.queued),
+        oldest_waiter: usage.oldest_waiter.map(duration),
         voice_agent_id: agent.map(|agent| agent.to_string()).unwrap_or_default(),
         used_outbound: number(usage.used_outbound),
     }

@@ -10,6 +10,7 @@ mod rate_limiter;
 mod session_store;
 pub(crate) mod slot_fixture;
 mod slot_model;
+mod slot_queue;
 mod slot_recovery;
 mod slot_redis;
 mod slot_store;
@@ -175,7 +176,7 @@ fn session(tenant: TenantId, agent: VoiceAgentId, on: &str) -> Session {
         answered_at: None,
         ended_at: None,
         lease_expires_at: at(60),
-        lease_ttl: Duration::from_secs(60),
+        lease_ttl: Duration::from_mins(1),
         version: 1,
     }
 }

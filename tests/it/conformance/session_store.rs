@@ -313,7 +313,7 @@ async fn the_longest_lease_is_that_of_an_active_session_of_the_tenant(stores: &S
     for opened in [&short, &long] {
         stores.sessions.open(tenant, opened).await.expect("opened");
     }
-    assert_eq!((longest(tenant).await, longest(other).await), (Some(Duration::from_secs(300)), None));
+    assert_eq!((longest(tenant).await, longest(other).await), (Some(Duration::from_mins(5)), None));
     stores.sessions.end(tenant, long.id, Outcome::Hangup, at(1)).await.expect("an answer");
     assert_eq!(longest(tenant).await, Some(Duration::from_secs(20)));
 }

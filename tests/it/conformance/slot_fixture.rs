@@ -15,6 +15,7 @@ use voxgate::{
         Clock, Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
         lease::{Acquire, Acquired, Denial, Direction, Lease, Limits, Released, Renewal, Renewed, Usage},
+        queue::{Enqueued, Leave, Left, Place, ReplicaId, Tend, Tended, Ticket},
     },
     redis::{Redis as SharedRedis, RedisSettings},
 };
@@ -164,6 +165,7 @@ impl Caller {
             lease: LeaseId::new(&self.env, agent),
             session: SessionId::new(&self.env),
             direction: Direction::Inbound,
+            priority: 0,
             ttl: secs(60),
             limits: limit(10),
         }
@@ -218,9 +220,48 @@ impl Caller {
         self.store.tenant_usage(self.tenant).await.expect("usage").used
     }
 
+    pub(crate) fn replica(&self) -> ReplicaId {
+        ReplicaId::new(&self.env)
+    }
+
+    pub(crate) async fn enqueue(&self, ticket: &Ticket) -> Enqueued {
+        self.store.enqueue(self.tenant, ticket).await.expect("enqueue")
+    }
+
+    /// The place that the ticket gets, which must be one.
+    pub(crate) async fn wait(&self, ticket: &Ticket) -> Place {
+        match self.enqueue(ticket).await {
+            Enqueued::Waiting(place) => place,
+            other => panic!("expected a place, got {other:?}"),
+        }
+    }
+
+    /// Tends a ticket's line on behalf of its replica, with a look at the ticket.
+    pub(crate) async fn tend(&self, ticket: &Ticket) -> Tended {
+        let Acquire { agent, limits, call, .. } = ticket.acquire.clone();
+        let tend = Tend { replica: ticket.replica, agent, limits, calls: vec![call] };
+        self.store.tend(self.tenant, &tend).await.expect("tend")
+    }
+
+    pub(crate) async fn leave(&self, ticket: &Ticket) -> Left {
+        let Acquire { call, lease, .. } = ticket.acquire.clone();
+        self.store.leave(self.tenant, &Leave { replica: ticket.replica, call, lease }).await.expect("leave")
+    }
+
+    /// Whether the ticket's call holds the very lease that it waited for.
+    pub(crate) async fn has_its_turn(&self, ticket: &Ticket) -> bool {
+        let lease = self.leases(std::slice::from_ref(&ticket.acquire.call)).await.remove(0);
+        lease.is_some_and(|lease| (lease.id, lease.session) == (ticket.acquire.lease, ticket.acquire.session))
+    }
+
     pub(crate) async fn leases(&self, calls: &[CallId]) -> Vec<Option<Lease>> {
         self.store.leases(self.tenant, calls).await.expect("leases")
     }
+}
+
+/// A ticket of a replica, in a queue that is never full.
+pub(crate) fn ticket(acquire: Acquire, replica: ReplicaId) -> Ticket {
+    Ticket { acquire, replica, since: None, depth: 10_000 }
 }
 
 pub(crate) fn call(name: &str) -> CallId {

@@ -570,6 +570,7 @@ impl Names<'_> {
             lease,
             session,
             direction: if outbound { Direction::Outbound } else { Direction::Inbound },
+            priority: 0,
             ttl: secs(ttl_s),
             limits: Limits {
                 agent_limit,

@@ -23,7 +23,7 @@ use voxgate::{
     redis::{Redis as SharedRedis, RedisSettings},
 };
 
-use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, secs, steady};
+use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, secs, steady, ticket};
 use crate::harness::{
     process::free_port,
     redis::{PrivateRedis, patient},
@@ -152,6 +152,36 @@ async fn a_lease_costs_few_bytes() {
     let each_lease = (used().await - before) / u64::from(agents * each);
     println!("{each_lease} bytes a lease");
     assert!(each_lease <= 400, "{each_lease} bytes a lease");
+}
+
+#[tokio::test]
+async fn a_waiter_costs_few_bytes_and_leaves_no_key_that_does_not_expire() {
+    let redis = Redis::start();
+    let caller = Caller::of(redis.store());
+    let (agent, replica) = (caller.agent(), caller.replica());
+    let ask = |name: &str| Acquire { limits: limit(1), ..caller.ask(agent, name) };
+    let used = async || {
+        let info: String = raw(&redis.server, &["INFO", "memory"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("it is told").to_owned();
+        line.trim().parse::<u64>().expect("a number")
+    };
+    let holder = caller.grant(&ask("holder")).await;
+    caller.wait(&ticket(ask("warm"), replica)).await;
+    let (before, waiters) = (used().await, 2_000);
+    for n in 0..waiters {
+        caller.wait(&ticket(ask(&format!("00000000-1111-4111-8111-{n:012x}")), replica)).await;
+    }
+    let each = (used().await - before) / waiters;
+    println!("{each} bytes a waiter");
+    assert!(each <= 500, "{each} bytes a waiter");
+    // A wake that nobody fetches, too.
+    caller.release(&holder).await;
+    let keys: Vec<String> = raw(&redis.server, &["KEYS", "*"]).await;
+    assert!(keys.iter().any(|key| key.ends_with(":woken")), "{keys:?}");
+    for key in &keys {
+        let ttl_ms: i64 = raw(&redis.server, &["PTTL", key]).await;
+        assert!(ttl_ms > 0, "{key} never expires");
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ macro_rules! on_every_back_end {
         }
     };
 }
+pub(super) use on_every_back_end;
 
 on_every_back_end! {
     of_500_racers_for_7_slots_exactly_7_win,
@@ -323,7 +324,7 @@ async fn outbound_calls_leave_the_reserve_to_inbound_ones(fixture: &impl Fixture
     let second = caller.grant(&outbound(ask("out-2"))).await;
     let denial = caller.denial(&outbound(ask("out-3"))).await;
     assert_eq!(denial.binding, BindingScope::InboundReserve);
-    assert_eq!(denial.usage, Usage { used: 2, used_outbound: 2, limit: 4, reserved_inbound: 2 });
+    assert_eq!(denial.usage, Usage { used: 2, used_outbound: 2, limit: 4, reserved_inbound: 2, ..Usage::default() });
     caller.grant(&ask("in-1")).await;
     caller.grant(&ask("in-2")).await;
     assert_eq!(caller.denial(&outbound(ask("out-3"))).await.binding, BindingScope::Agent);

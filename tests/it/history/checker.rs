@@ -247,8 +247,8 @@ fn called_lost(history: &[Op], lives: &HashMap<String, Life>, violations: &mut V
         let Did::Lost { lease } = &op.did else { continue };
         let Some(life) = lives.get(lease) else { continue };
         if life.known < op.from && op.until < life.ends() {
-            let live = (life.known, life.ends());
-            violations.push(Violation::LiveLeaseCalledLost { lease: lease.clone(), at: op.from, live });
+            let span = (life.known, life.ends());
+            violations.push(Violation::LiveLeaseCalledLost { lease: lease.clone(), at: op.from, live: span });
         }
     }
 }

@@ -49,7 +49,7 @@ async fn slots_that_move_under_load_leave_every_lease_where_its_tenant_is() {
     load.grants(TENANTS * 4, secs(20)).await;
     load.look();
     let stop = Arc::new(AtomicBool::new(false));
-    let (mover, stopped, slots) =
+    let (servers, stopped, slots) =
         (cluster.clone(), stop.clone(), tenants.iter().map(|tenant| slot_of(&cluster, tenant)).collect::<Vec<_>>());
     let moving = tokio::task::spawn_blocking(move || {
         let (mut moves, mut keys) = (0, 0);
@@ -57,7 +57,7 @@ async fn slots_that_move_under_load_leave_every_lease_where_its_tenant_is() {
             if stopped.load(Ordering::Relaxed) {
                 break;
             }
-            keys += mover.move_slot(*slot, (mover.owner(*slot) + 1) % 3);
+            keys += servers.move_slot(*slot, (servers.owner(*slot) + 1) % 3);
             moves += 1;
         }
         (moves, keys)

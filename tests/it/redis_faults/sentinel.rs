@@ -91,11 +91,11 @@ async fn a_master_killed_under_load_is_replaced_and_the_excess_is_gone_after_one
     tokio::time::sleep(secs(2)).await;
     assert!(held() <= LIMIT, "{} are held before anything failed", held());
 
-    let killer = set.clone();
+    let servers = set.clone();
     let killed = Instant::now();
     let old = tokio::task::spawn_blocking(move || {
-        let old = killer.master();
-        killer.server(old).kill();
+        let old = servers.master();
+        servers.server(old).kill();
         old
     });
     let old = old.await.expect("killed");

@@ -10,6 +10,7 @@ mod keys;
 mod lists;
 pub(crate) mod matrix;
 mod media_nodes;
+mod queue;
 mod rate_limits;
 mod replicas;
 mod resolution;

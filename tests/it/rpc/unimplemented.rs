@@ -10,7 +10,6 @@ use crate::harness::world::{World, on_both_backends};
 on_both_backends!(exactly_these_rpcs_are_not_implemented);
 
 pub(super) const UNIMPLEMENTED: &[&str] = &[
-    "AdmissionService/AwaitSlot",
     "AdmissionService/Barge",
     "AdmissionService/ConferenceAdd",
     "AdmissionService/ConferenceLeave",
@@ -30,7 +29,6 @@ pub(super) const UNIMPLEMENTED: &[&str] = &[
     "AdmissionService/SetLeadField",
     "AdmissionService/SetLeadStatus",
     "AdmissionService/Unmute",
-    "AdmissionService/WatchUsage",
     "AdmissionService/Whisper",
     "SessionService/CompleteSession",
     "SessionService/CreateSession",

@@ -5,7 +5,9 @@ use tonic::Code;
 use voxgate::{
     domain::{
         Env,
-        ids::{LeaseId, OperationId, SessionId, VoiceAgentId},
+        ids::{LeaseId, OperationId, SessionId, TenantId, VoiceAgentId},
+        lease::Direction,
+        lease_token::{LeaseClaim, LeaseSigner},
     },
     node_sim::Behaviour,
     proto::v1::{
@@ -92,12 +94,26 @@ impl Holdings {
     pub(super) fn of_nobody() -> Self {
         let env = Env::system();
         let agent = VoiceAgentId::new(&env);
+        let call = unique("call");
+        let claim = LeaseClaim {
+            lease: LeaseId::new(&env, agent),
+            session: SessionId::new(&env),
+            fence: 1,
+            direction: Direction::Inbound,
+            sandbox: false,
+        };
+        // Well-formed, and not the service's.
+        let lease = LeaseSigner::derived_from(b"nobody").sign(
+            TenantId::from_uuid(env.uuid()),
+            &call.parse().expect("a call id"),
+            claim,
+        );
         Self {
             tenant: env.uuid().to_string(),
             agent: agent.to_string(),
-            call: unique("call"),
+            call,
             session: SessionId::new(&env).to_string(),
-            lease: LeaseId::new(&env, agent).to_string(),
+            lease: lease.to_string(),
             operation: OperationId::new(&env).to_string(),
             key: env.uuid().to_string(),
             secret: String::new(),
