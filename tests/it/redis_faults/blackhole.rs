@@ -35,11 +35,12 @@ async fn a_redis_that_swallows_everything_costs_the_first_callers_one_budget_and
     let (_, refusals) = load.look();
     println!("swallowed: workers' refusals {refusals}; a caller who asks every 2 ms: {asked}");
     assert!(refusals.count() + asked.count() > 100, "{refusals} {asked}");
-    // Without the breaker each would wait for the whole budget of 50 ms. The tail is the machine's, and printed.
-    assert!(asked.percentile(50) < Duration::from_millis(25), "{asked}");
-    assert!(refusals.percentile(50) < Duration::from_millis(100), "{refusals}");
+    assert!(asked.percentile(99) < Duration::from_millis(100), "{asked}");
+    assert!(refusals.percentile(100) < Duration::from_millis(500), "{refusals}");
+    // Each worker may have been waiting when it began.
+    assert!(asked.slower_than(Duration::from_millis(25)) <= WORKERS, "{asked}");
     proxy.heal();
-    let found = load.grants(WORKERS, Duration::from_secs(10)).await;
+    let found = load.grants(WORKERS, Duration::from_secs(2)).await;
     println!("found again after {found:?}");
     load.stop().await;
 }
@@ -106,12 +107,11 @@ async fn while_redis_swallows_everything_an_acquire_is_refused_within_a_tenth_of
             break;
         }
     }
-    // The last of a hundred is the machine's when it is shared; it is printed.
-    assert!(best.percentile(90) < Duration::from_millis(100), "{best}");
+    assert!(best.percentile(99) < Duration::from_millis(100), "{best}");
     proxy.heal();
     let healed = Instant::now();
     while world.try_admit(acquire(&unique("call"), &agent.id)).await.is_err() {
-        assert!(healed.elapsed() < Duration::from_secs(10), "it is found again");
+        assert!(healed.elapsed() < Duration::from_secs(2), "it is found again");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     println!("admitted again {:?} after the network was", healed.elapsed());

@@ -58,6 +58,10 @@ impl Times {
         let place = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
         self.0.get(place).copied().unwrap_or_default()
     }
+
+    pub(super) fn slower_than(&self, span: Duration) -> usize {
+        self.0.iter().filter(|it| **it > span).count()
+    }
 }
 
 impl std::fmt::Display for Times {

@@ -21,7 +21,7 @@ use crate::harness::{
 on_both_backends!(
     a_call_that_finds_a_slot_free_is_granted_it_at_once,
     a_call_that_waits_is_told_its_place_and_then_its_slot,
-    a_release_wakes_the_first_by_a_message_and_not_by_the_next_look,
+    a_release_wakes_the_first_within_fifty_milliseconds,
     a_caller_that_hangs_up_leaves_and_leaks_nothing,
     whoever_waits_no_longer_than_it_would_is_told_so,
     a_wait_is_bounded_by_the_callers_own_deadline,
@@ -138,7 +138,7 @@ async fn a_call_that_waits_is_told_its_place_and_then_its_slot(world: World) {
     assert_eq!((usage.used, usage.queued), (0, 0));
 }
 
-async fn a_release_wakes_the_first_by_a_message_and_not_by_the_next_look(world: World) {
+async fn a_release_wakes_the_first_within_fifty_milliseconds(world: World) {
     let agent = world.agent(1).await;
     let mut holder = world.admit(&agent.id).await;
     let mut took = Vec::new();
@@ -151,9 +151,8 @@ async fn a_release_wakes_the_first_by_a_message_and_not_by_the_next_look(world: 
         took.push(released.elapsed());
     }
     took.sort();
-    println!("from release to grant: median {:?}, longest {:?}", took[took.len() / 2], took[took.len() - 1]);
     // Of those that a busy machine did not hold up; a wake that is lost takes a second.
-    assert!(took[took.len() / 2] < Duration::from_millis(300), "{took:?}");
+    assert!(took[took.len() / 2] < Duration::from_millis(50), "{took:?}");
 }
 
 async fn a_caller_that_hangs_up_leaves_and_leaks_nothing(world: World) {
@@ -496,7 +495,7 @@ async fn a_slot_freed_on_one_replica_wakes_the_first_on_another_and_a_killed_one
         took.push(released.elapsed());
     }
     took.sort();
-    assert!(took[took.len() / 2] < Duration::from_millis(300), "{took:?}");
+    assert!(took[took.len() / 2] < Duration::from_millis(50), "{took:?}");
 
     // The messages are lost: what they said is found by looking.
     redis.command("CLIENT KILL TYPE pubsub");
@@ -506,7 +505,7 @@ async fn a_slot_freed_on_one_replica_wakes_the_first_on_another_and_a_killed_one
     world.release(&holder).await;
     let released = Instant::now();
     holder = wait.slot().await;
-    assert!(released.elapsed() < Duration::from_secs(8), "{:?}", released.elapsed());
+    assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
 
     let mut doomed = Wait::of(&elsewhere, &agent.id).await;
     doomed.place().await;
