@@ -85,9 +85,7 @@ impl Accepted {
     pub(super) fn of(self, share: Share) -> Self {
         Self { share: Some(share), ..self }
     }
-}
 
-impl Accepted {
     async fn shake_hands(self, acceptor: Option<Acceptor>, deadline: Instant) -> Option<Limited> {
         let Self { stream, permit, share } = self;
         let stream = TcpStream::from_std(stream).ok()?;

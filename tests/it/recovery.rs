@@ -173,6 +173,7 @@ async fn a_nodes_heartbeat_brings_its_calls_back_and_a_session_that_nobody_bring
     let lost = Instant::now();
     while lost.elapsed() < Duration::from_secs(13) {
         node.say(Said::Heartbeat(Heartbeat::default())).await;
+        // Between two heartbeats: what must not happen is looked for through the whole recovery.
         tokio::time::sleep(Duration::from_secs(1)).await;
         if lost.elapsed() < Duration::from_secs(8) {
             assert_eq!(world.session(&orphan).await.status(), SessionStatus::Active, "its time is not over");
