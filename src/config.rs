@@ -23,6 +23,7 @@ use crate::{
     db::{CacheSettings, PoolSettings},
     grpc::layers::RpcSettings,
     redis::RedisSettings,
+    sessions::JournalSettings,
     tenants::MeshSettings,
 };
 
@@ -54,6 +55,8 @@ const CACHE_MAX_BYTES: u64 = 1 << 40;
 const FRESH_MAX_MS: u64 = 5_000;
 /// Callers are promised that a revoked key is refused everywhere within a second.
 const KEY_FRESH_MAX_MS: u64 = 900;
+/// Beyond it readers would pay for the writer's patience.
+const LINGER_MAX_MS: u64 = 1_000;
 const YEAR_HOURS: u64 = 366 * 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -142,6 +145,8 @@ pub struct Config {
     #[serde(default)]
     pub calls: CallSettings,
     #[serde(default)]
+    pub journal: JournalSettings,
+    #[serde(default)]
     pub database: PoolSettings,
     #[serde(default)]
     pub redis: RedisSettings,
@@ -190,7 +195,7 @@ impl Config {
 
     /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
     fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, tls, mesh, rpc, calls, database, redis, cache, .. } = self;
+        let Self { listen, tls, mesh, rpc, calls, journal, database, redis, cache, .. } = self;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let limits = [
             ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
@@ -211,6 +216,9 @@ impl Config {
             ("calls.queue_depth", calls.queue_depth.into(), 1..=COUNT_MAX),
             ("calls.queue_max_waiters", count(calls.queue_max_waiters), 1..=COUNT_MAX),
             ("calls.usage_max_watches", count(calls.usage_max_watches), 1..=COUNT_MAX),
+            ("journal.max_entries", count(journal.max_entries), 1..=COUNT_MAX),
+            ("journal.linger_ms", journal.linger_ms, 0..=LINGER_MAX_MS),
+            ("journal.orphan_after_ms", journal.orphan_after_ms, 1..=DAY_MS),
             ("database.max_connections", count(database.max_connections), 1..=COUNT_MAX),
             ("database.acquire_timeout_ms", database.acquire_timeout_ms, 1..=DAY_MS),
             ("database.statement_timeout_ms", database.statement_timeout_ms, 1..=DAY_MS),

@@ -54,6 +54,8 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_histogram!("voxgate_queue_wait_seconds", "How long an AwaitSlot stream lasted.");
     metrics::describe_counter!("voxgate_lease_renewals_total", "Leases presented for renewal, by fate.");
     metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
+    metrics::describe_gauge!("voxgate_journal_entries", "Sessions that wait to be written to the database.");
+    metrics::describe_counter!("voxgate_journal_written_total", "Sessions written behind, by beginning or end.");
     metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
     let fallbacks = "Requests whose rate was limited by this replica alone, since Redis did not answer.";
     metrics::describe_counter!("voxgate_rate_limit_fallbacks_total", fallbacks);

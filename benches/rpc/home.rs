@@ -21,6 +21,7 @@ use super::{
 };
 
 const DATABASE_URL: &str = "VOXGATE_DATABASE_URL";
+const REDIS_URL: &str = "VOXGATE_REDIS_URL";
 
 /// A running service and all that it stands on.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Home {
         );
         let stores = vec![
             (DATABASE_URL, database),
-            ("VOXGATE_REDIS_URL", redis.url().expose_secret().to_owned()),
+            (REDIS_URL, redis.url().expose_secret().to_owned()),
             ("VOXGATE_KEY_RING", "bench:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned()),
         ];
         Self::start(title, "serve", stores, Some(redis), Some(postgres))
@@ -76,6 +77,11 @@ impl Home {
     /// None where the rows are in SQLite.
     pub(crate) fn postgres_url(&self) -> Option<&str> {
         self.stores.iter().find(|(name, _)| *name == DATABASE_URL).map(|(_, url)| url.as_str())
+    }
+
+    /// None where the slots are in the process.
+    pub(crate) fn redis_url(&self) -> Option<&str> {
+        self.stores.iter().find(|(name, _)| *name == REDIS_URL).map(|(_, url)| url.as_str())
     }
 
     /// Runs statements beside the service.

@@ -1,5 +1,5 @@
 //! `make bench`: what admission costs beside an RPC of the same server that does nothing, and agents beside a server that
-//! does nothing else, a database alone, and themselves.
+//! does nothing else, a database alone, and themselves; and history beside a database alone.
 //!
 //! The client is this process. The server is the release binary in a process of its own, once on its embedded stores
 //! and once on a private Postgres and a private Redis. Throughput is measured in a closed loop, latency under a
@@ -17,6 +17,7 @@ mod figures;
 #[expect(dead_code, reason = "shared with the tests, which need more of it")]
 mod harness;
 mod home;
+mod journal;
 mod lists;
 mod machine;
 mod open;
@@ -30,7 +31,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use self::{closed::Work, home::Home, report::Measured, subject::Subject};
 
 /// In this order; `cargo bench --bench rpc -- reads lists` measures some.
-const TOPICS: [&str; 6] = ["admission", "queue", "reads", "changes", "lists", "creates"];
+const TOPICS: [&str; 7] = ["admission", "queue", "reads", "changes", "lists", "creates", "journal"];
 /// Requests in flight of the closed loop.
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 /// In flight where grants and denials are compared.
@@ -101,6 +102,7 @@ async fn measure(home: &Home, wanted: &[String], span: Span) -> Outcome {
             ("reads", _) => reads::measure(&subject, span).await,
             ("lists", _) => lists::measure(home, &subject, span).await,
             ("changes", Some(_)) => changes::measure(home, &subject, span).await,
+            ("journal", Some(_)) => journal::measure(home, &subject, span).await,
             ("creates", Some(postgres)) => creates::measure(postgres, &subject, span).await,
             // Those need a second replica, or a Postgres to compare with.
             _ => continue,

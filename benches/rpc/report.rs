@@ -92,6 +92,20 @@ pub(crate) fn versus(base: &str, ours: &str, share: &str, of: &Versus) -> String
     out
 }
 
+/// Two rates beside each other, and the share of the second in the first.
+pub(crate) fn rates((base, bases): (&str, &Rounds), (ours, ourss): (&str, &Rounds), what: &str) -> String {
+    let mut out = String::new();
+    let rate = |rounds: &Rounds| {
+        let (median, least, greatest) = rounds.spread(|it| it.rate);
+        format!("{} ({}–{})", thousands(median), thousands(least), thousands(greatest))
+    };
+    line(&mut out, &format!("| {what} | a second | share |"));
+    line(&mut out, "|---|---:|---:|");
+    line(&mut out, &format!("| {base} | {} | |", rate(bases)));
+    line(&mut out, &format!("| {ours} | {} | {} |", rate(ourss), percent(ourss.share(bases))));
+    out
+}
+
 fn grants_and_denials(out: &mut String, measured: &Measured) {
     line(out, &format!("| AcquireSlot alone, {CROWD} in flight | req/s | p50 ms | p99 ms | share of grants |"));
     line(out, "|---|---:|---:|---:|---:|");

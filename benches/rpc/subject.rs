@@ -183,6 +183,11 @@ impl Subject {
         &self.tenant
     }
 
+    /// The agent that has room for everyone.
+    pub(crate) fn agent(&self) -> &str {
+        &self.open_agent
+    }
+
     /// Takes the full agent's one slot.
     pub(crate) async fn fill(&self) -> Hold {
         let answer = self.lane(0).try_acquire(&self.full_agent).await;

@@ -15,6 +15,9 @@
 //! [`Error::Unopened`](crate::domain::Error::Unopened) and changes nothing, until somebody who can tell has opened them.
 //! [`SteadySlots`] is who can.
 //!
+//! The Redis back-end also keeps what a session begins and ends with until the database has it: it is the
+//! [`Spool`](crate::domain::journal::Spool). The embedded one does not: its database is in the same process.
+//!
 //! Deliberately absent: sessions, tokens and nodes. `calls` joins them.
 
 mod memory;
@@ -27,11 +30,12 @@ use tokio::sync::mpsc;
 pub use self::{
     memory::MemorySlotStore,
     redis::RedisSlotStore,
-    steady::{History, SteadySlots},
+    steady::{LiveCalls, SteadySlots},
 };
 use crate::domain::{
     Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+    journal::{Ending, Freed},
     lease::{Acquire, Acquired, Lease, Opening, Proven, Released, Renewal, Renewed, Usage},
     queue::{Enqueued, Heard, Leave, Left, ReplicaId, Tend, Tended, Ticket},
 };
@@ -62,6 +66,9 @@ pub trait SlotStore: Send + Sync + std::fmt::Debug {
 
     /// A lease that is missing is remembered as released all the same, and not readmitted afterwards.
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released>;
+
+    /// The same, and keeps in the same step how the session ended, where this store is one that keeps such things.
+    async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed>;
 
     /// The live lease of each call that has one, in the order asked. One round trip.
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>>;

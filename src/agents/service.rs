@@ -225,9 +225,9 @@ impl VoiceAgents {
                 return Err(Error::EtagMismatch { current: agent.etag() });
             }
             let change = change.clone();
-            let (changes, mut agent) =
+            let (differs, mut agent) =
                 heavy::check(heavy, move || Ok::<_, Error>((change(&mut agent)?, agent))).await?;
-            if !changes {
+            if !differs {
                 return Ok(agent);
             }
             agent.revision += 1;

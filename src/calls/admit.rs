@@ -1,86 +1,31 @@
 //! Admits a call: leases a slot of the agent, starts the session, mints the token, tells the node.
 //!
-//! The same call again is answered its own lease with a fresh token. Where the session cannot be written the lease is
-//! given back, and the caller told to try again.
+//! One step of the slot store grants the slot, or claims the offer that a waiter was made, and keeps how the session
+//! begins; the database hears of it later, from the journal. So the node is chosen first, and its room given back where
+//! there is no grant. The same call again is answered its own lease with a fresh token. On the embedded stores a session
+//! that cannot be written costs the lease, and the caller is told to try again.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::Calls;
+use super::{Admission, Admit, Calls, admission::Held};
 use crate::{
-    agents::{Hints, Resolved},
+    agents::Resolved,
     domain::{
         Error, Result,
         error::{Dependency, Resource},
-        ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
-        lease::{Acquire, Acquired, Direction, Lease, Limits, Usage},
-        lease_token::{LeaseClaim, LeaseToken},
+        ids::{CallId, LeaseId, SessionId, TenantId},
+        journal::{Draft, Opening},
+        lease::{Acquire, Acquired, Lease, Limits, Usage},
         node::{Assignment, NodeAddress, Postbox as _, ToNode},
-        session::{CallState, Routing, Session, SessionStatus},
+        session::{Outcome, Routing, Session},
         tenant::Tenant,
-        verb::JsonObject,
-        voice_agent::{Status, Subprotocol, VoiceAgent},
+        voice_agent::{Status, VoiceAgent},
     },
-    sessions::Opened,
-    tenants::SignedToken,
+    nodes::Reservation,
+    sessions::{Opened, Room},
 };
-
-/// A call that wants a slot.
-#[derive(Debug, Clone)]
-pub struct Admit {
-    pub call: CallId,
-    /// The agent; absent: found by the hints.
-    pub agent: Option<VoiceAgentId>,
-    pub hints: Hints,
-    pub direction: Direction,
-    /// Precedence over calls that wait.
-    pub priority: u8,
-    /// The node that hosts the call; absent: one is chosen.
-    pub node: Option<NodeId>,
-    /// What the caller can speak; refused if the agent speaks another.
-    pub subprotocol: Option<Subprotocol>,
-    pub ttl: Duration,
-    pub metadata: JsonObject,
-    /// Came with a sandbox key.
-    pub sandbox: bool,
-    /// Answers what would happen and takes nothing.
-    pub validate_only: bool,
-    /// The names under which it waits. A lease of that name was granted to this request, and is given up with it.
-    pub ticket: Option<(LeaseId, SessionId)>,
-}
-
-/// A call that was admitted.
-#[derive(Debug, Clone)]
-pub struct Admission {
-    /// The agent, and how it was found.
-    pub resolved: Resolved,
-    pub revision: i64,
-    pub routing: Routing,
-    pub auth_token: Option<SecretString>,
-    pub usage: Usage,
-    /// Absent when nothing was taken.
-    pub held: Option<Held>,
-}
-
-/// What the call holds.
-#[derive(Debug, Clone)]
-pub struct Held {
-    pub lease: Lease,
-    /// What the caller is to name the lease by.
-    pub lease_token: LeaseToken,
-    pub session: Session,
-    pub token: SignedToken,
-    /// Whether it was granted to this very request.
-    pub granted: bool,
-}
-
-impl Admit {
-    /// Whether the lease is the one that this request waited for.
-    fn names(&self, lease: LeaseId) -> bool {
-        self.ticket.is_some_and(|(name, _)| name == lease)
-    }
-}
 
 impl Calls {
     pub async fn admit(&self, tenant: TenantId, request: Admit) -> Result<Admission> {
@@ -112,7 +57,7 @@ impl Calls {
         // Before a slot is taken: a call whose node cannot be told its secret would be admitted to silence.
         let mut secret = self.agents.reveal(&agent)?;
 
-        let acquire = acquire_request(&self.env, &agent, &owner, &request);
+        let mut acquire = acquire_request(&self.env, &agent, &owner, &request);
         if request.validate_only {
             let usage = match self.slots.probe(tenant, &acquire).await? {
                 Acquired::Granted { usage, .. } | Acquired::Existing { usage, .. } => usage,
@@ -120,6 +65,9 @@ impl Calls {
             };
             return Ok(Admission::of(resolved, secret, usage));
         }
+        let place = self.place_for(tenant, &request.call).await?;
+        let reserved = self.reserve(&agent, &request);
+        acquire.draft = place.is_some().then(|| draft(&self.env, &agent, &request, reserved.as_ref()));
         let acquired = match self.acquire(tenant, request.sandbox, &acquire).await {
             // Its hints lead elsewhere by now: the same call again is still answered its own lease.
             Err(Error::CallAlreadyAdmitted { agent: own, .. }) if request.agent.is_none() && own != agent.id => {
@@ -129,7 +77,7 @@ impl Calls {
         };
         let session = match acquired.standing.clone() {
             Some(standing) => standing,
-            None => self.open_session(&agent, &request, &acquired).await?,
+            None => self.begin(&agent, &acquire, &acquired, place).await?,
         };
         if session.agent_revision != agent.revision {
             // The URL is the one of the revision that admitted the call, and so is the secret that is sent there.
@@ -137,6 +85,7 @@ impl Calls {
             secret = self.agents.reveal(&then)?;
         }
         self.tell_node(&session, secret.as_ref(), &acquired.lease)?;
+        drop(reserved);
         let token = self.tokens.sign(&session)?;
         let Acquisition { lease, usage, granted, .. } = acquired;
         let mut admission = Admission::of(resolved, secret, usage);
@@ -207,7 +156,7 @@ impl Calls {
         for _ in 0..2 {
             let (lease, usage) = match self.slots.acquire(tenant, acquire).await? {
                 Acquired::Granted { lease, usage } => {
-                    return Ok(Acquisition { lease, usage, standing: None, granted: true });
+                    return Ok(Acquisition { lease, usage, standing: None, granted: true, fresh: true });
                 }
                 Acquired::Existing { lease, usage } => (lease, usage),
                 refused => return Err(refusal(&acquire.call, &refused)),
@@ -215,52 +164,72 @@ impl Calls {
             match self.sessions.get(tenant, lease.session).await? {
                 Some(session) if !session.is_active() => {
                     self.slots.release(tenant, &lease.call, lease.id).await?;
+                    // The offer outlived its agent, which this replica has not heard of yet.
+                    if session.outcome == Some(Outcome::AgentDeleted) && session.agent == acquire.agent {
+                        return Err(Error::not_found(Resource::VoiceAgent, acquire.agent));
+                    }
                 }
                 // On the other side of the sandbox fence the call is somebody else's.
                 Some(session) if session.sandbox != sandbox => {
                     return Err(Error::CallAlreadyAdmitted { call: lease.call, agent: acquire.agent });
                 }
+                // The session of an offer that was just claimed is found where the claim has kept it.
                 standing => {
                     let granted = lease.id == acquire.lease;
-                    return Ok(Acquisition { lease, usage, standing, granted });
+                    return Ok(Acquisition { lease, usage, standing, granted, fresh: false });
                 }
             }
         }
         Err(Error::unavailable(Dependency::SlotStore, "the call's former lease would not go"))
     }
 
-    async fn open_session(&self, agent: &VoiceAgent, request: &Admit, acquired: &Acquisition) -> Result<Session> {
-        let (tenant, lease) = (agent.tenant, &acquired.lease);
-        let claim = LeaseClaim {
-            lease: lease.id,
-            session: lease.session,
-            fence: lease.fence,
-            direction: request.direction,
-            sandbox: request.sandbox,
+    /// A place in the journal for what the grant begins. None where there is none left and the call has its lease already.
+    async fn place_for(&self, tenant: TenantId, call: &CallId) -> Result<Option<Room>> {
+        let full = match self.journal.room() {
+            Ok(place) => return Ok(Some(place)),
+            Err(full) => full,
         };
-        let room = || {
-            let subprotocol = agent.spec.subprotocol;
-            self.nodes.reserve(tenant, request.sandbox, subprotocol, (&request.call, claim))
-        };
-        let reserved = if request.node.is_none() { room() } else { None };
-        let node = request.node.clone().or_else(|| reserved.as_ref().map(|room| room.node.clone()));
-        let session = new_session(&self.env, agent, request, lease, node);
-        let opened = self.sessions.open(tenant, &session).await;
-        let standing = match opened {
-            Ok(Opened::New) => return Ok(session),
-            Ok(Opened::Existing(standing)) => Ok(*standing),
-            Err(error) => Err(error),
-        };
-        // The room that was taken here, if the call did not come to be there.
-        let here = standing.as_ref().ok().and_then(Session::node_address);
-        if let Some(room) = reserved.filter(|room| room.fresh && here.is_none_or(|here| here.node != room.node)) {
-            let address = NodeAddress { tenant, sandbox: request.sandbox, node: room.node };
-            self.nodes.unassign(&address, &request.call, lease.id);
+        let held = self.slots.leases(tenant, std::slice::from_ref(call)).await?.pop().flatten();
+        if held.is_some() { Ok(None) } else { Err(full) }
+    }
+
+    fn reserve(&self, agent: &VoiceAgent, request: &Admit) -> Option<Reservation> {
+        match request.node {
+            Some(_) => None,
+            None => self.nodes.reserve(agent.tenant, request.sandbox, agent.spec.subprotocol),
         }
-        if standing.is_err() {
+    }
+
+    /// The session of a lease that has none yet.
+    async fn begin(
+        &self,
+        agent: &VoiceAgent,
+        acquire: &Acquire,
+        acquired: &Acquisition,
+        place: Option<Room>,
+    ) -> Result<Session> {
+        let (tenant, lease) = (agent.tenant, acquired.lease.clone());
+        let Some((draft, place)) = acquire.draft.clone().zip(place) else {
+            // The lease that kept this from being refused has run out in between.
+            self.give_back(tenant, acquired).await;
+            return Err(Error::unavailable(Dependency::Database, "the journal is full"));
+        };
+        let opening = Opening { lease, direction: acquire.direction, draft };
+        let session = opening.into_session(tenant, Routing::from(&agent.spec));
+        let begun = if acquired.fresh {
+            self.journal.opened(session.clone(), place).await.map(|()| session)
+        } else {
+            // A lease whose session nobody has heard of: of an embedded twin of this request, of an offer there that was
+            // claimed, or of a spool that was lost.
+            self.sessions.open(tenant, &session).await.map(|opened| match opened {
+                Opened::New => session,
+                Opened::Existing(standing) => *standing,
+            })
+        };
+        if begun.is_err() {
             self.give_back(tenant, acquired).await;
         }
-        standing
+        begun
     }
 
     /// Tells the call's node, if it is connected here and does not know the call: now, or again after a crash between
@@ -315,20 +284,10 @@ struct Acquisition {
     usage: Usage,
     /// The session that the lease has already.
     standing: Option<Session>,
+    /// By this request, which may have waited for it.
     granted: bool,
-}
-
-impl Admission {
-    fn of(resolved: Resolved, auth_token: Option<SecretString>, usage: Usage) -> Self {
-        Self {
-            revision: resolved.agent.revision,
-            routing: Routing::from(&resolved.agent.spec),
-            resolved,
-            auth_token,
-            usage,
-            held: None,
-        }
-    }
+    /// Just now: nobody else can have begun its session.
+    fresh: bool,
 }
 
 fn acquire_request(env: &crate::domain::Env, agent: &VoiceAgent, owner: &Tenant, request: &Admit) -> Acquire {
@@ -342,6 +301,7 @@ fn acquire_request(env: &crate::domain::Env, agent: &VoiceAgent, owner: &Tenant,
         priority: request.priority,
         ttl: request.ttl,
         limits: limits_of(agent, owner),
+        draft: None,
     }
 }
 
@@ -363,34 +323,13 @@ fn refusal(call: &CallId, acquired: &Acquired) -> Error {
     }
 }
 
-fn new_session(
-    env: &crate::domain::Env,
-    agent: &VoiceAgent,
-    request: &Admit,
-    lease: &Lease,
-    node: Option<NodeId>,
-) -> Session {
-    Session {
-        id: lease.session,
-        tenant: agent.tenant,
-        call: request.call.clone(),
-        agent: agent.id,
+fn draft(env: &crate::domain::Env, agent: &VoiceAgent, request: &Admit, reserved: Option<&Reservation>) -> Draft {
+    Draft {
         agent_revision: agent.revision,
-        lease: lease.id,
-        fence: lease.fence,
-        direction: request.direction,
-        node,
+        node: request.node.clone().or_else(|| reserved.map(|room| room.node().clone())),
         sandbox: request.sandbox,
-        routing: Routing::from(&agent.spec),
         metadata: request.metadata.clone(),
-        state: CallState::default(),
-        status: SessionStatus::Active,
-        outcome: None,
         started_at: env.now(),
-        answered_at: None,
-        ended_at: None,
-        lease_expires_at: lease.expires_at,
         lease_ttl: request.ttl,
-        version: 1,
     }
 }

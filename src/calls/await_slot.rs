@@ -300,6 +300,8 @@ impl Waiter {
             priority: self.admit.priority,
             ttl: self.admit.ttl,
             limits,
+            // Of a call that waits nothing is to be written: its session begins when it claims what it is granted.
+            draft: None,
         };
         let (replica, depth) = (calls.waiters.replica, calls.settings.queue_depth);
         Ok((Ticket { acquire, replica, since, depth }, limits))

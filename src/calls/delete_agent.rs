@@ -22,6 +22,9 @@ impl Calls {
         let (calls, tenant, sandbox) = (self.clone(), principal.tenant(), principal.sandbox());
         self.to_the_end(async move {
             let mut in_use = 0;
+            // What is not written yet counts too. What is granted from here on, before every replica has heard of the
+            // deletion, ends with it when it is written.
+            calls.journal.settle_all(tenant).await?;
             for _ in 0..MAX_BATCHES {
                 let agent = calls.agents.current(tenant, id).await?;
                 if etag.as_ref().is_some_and(|etag| *etag != agent.etag()) {

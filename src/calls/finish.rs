@@ -1,12 +1,16 @@
 //! Ends a session and frees its slot, once, whoever asks.
 
+use tokio::sync::mpsc;
+
 use super::Calls;
 use crate::domain::{
     Error, Result,
-    ids::CallId,
+    error::Dependency,
+    ids::{CallId, LeaseId, SessionId, TenantId},
+    journal::{Ending, Freed},
     lease::Released,
     lease_token::LeaseToken,
-    node::{Postbox as _, ToNode},
+    node::{NodeAddress, Postbox as _, ToNode},
     principal::Principal,
     session::{Outcome, Session},
 };
@@ -33,10 +37,7 @@ impl Calls {
     async fn end(&self, session: &Session, outcome: Outcome, node: Node) -> Result<Option<Session>> {
         let ended = self.sessions.end(session.tenant, session.id, outcome, self.env.now()).await?;
         if let Some(ended) = &ended {
-            tracing::info!(
-                call.id = %ended.call, session.id = %ended.id, session.outcome = outcome.as_str(), "session ended"
-            );
-            metrics::counter!("voxgate_sessions_ended_total", "outcome" => outcome.as_str()).increment(1);
+            note_end(&ended.call, ended.id, outcome);
             self.leave_node(ended, outcome, node);
         }
         Ok(ended)
@@ -58,30 +59,77 @@ impl Calls {
                 let usage = calls.slots.usage(tenant, lease.claimed().lease.agent()).await?;
                 return Ok(Released { released: false, usage });
             };
-            let session = calls.sessions.get(tenant, claim.session).await?;
-            // The slot first: a lease that is no longer the call's must touch no other's. Should we crash before the
-            // session has ended, the caller's next try ends it, or else the sweep.
-            let released = calls.slots.release(tenant, &call, claim.lease).await;
-            if matches!(released, Err(ref error) if !matches!(error, Error::Unavailable(..))) {
-                return released;
-            }
-            // A release that the store cannot take now is kept: the slot comes free, so the session ends.
-            if let Some(session) = session.filter(Session::is_active) {
-                let outcome = outcome.unwrap_or(Outcome::Released);
-                calls.persist(|| calls.end(&session, outcome, Node::Tell)).await?;
+            let outcome = outcome.unwrap_or(Outcome::Released);
+            let host = calls.nodes.host_of(tenant, &call, claim.lease);
+            let released = calls.let_go(tenant, (&call, claim.lease), outcome).await;
+            match (&released, host) {
+                (Ok(Released { released: true, .. }), Some(address)) => {
+                    calls.dismiss(&address, (&call, claim.lease), outcome, Node::Tell);
+                }
+                (Ok(Released { released: true, .. }), None) => {}
+                // A release that the store cannot take now is kept: the slot comes free, so the session ends.
+                (Ok(_) | Err(Error::Unavailable(Dependency::SlotStore, _)), _) => {
+                    calls.end_late(tenant, claim.session, outcome).await?;
+                }
+                (Err(_), _) => {}
             }
             released
         })
         .await
     }
 
+    /// Frees a slot and tells the journal how its session ended: in two steps, of which the first says both.
+    pub(super) async fn let_go(
+        &self,
+        tenant: TenantId,
+        (call, lease): (&CallId, LeaseId),
+        outcome: Outcome,
+    ) -> Result<Released> {
+        let ending = Ending { outcome, at: self.env.now() };
+        let Freed { released, session } = self.slots.release_ending(tenant, call, lease, &ending).await?;
+        if let Some(session) = session {
+            note_end(call, session.session, outcome);
+            self.persist(|| self.journal.ended(tenant, session.clone())).await?;
+        }
+        Ok(released)
+    }
+
+    /// The slot was free already, or is yet to be freed. The session ends as its holder says, if it lives.
+    async fn end_late(&self, tenant: TenantId, session: SessionId, outcome: Outcome) -> Result<()> {
+        let late = async {
+            match self.sessions.get(tenant, session).await?.filter(Session::is_active) {
+                Some(session) => self.end(&session, outcome, Node::Tell).await.map(|_| ()),
+                None => Ok(()),
+            }
+        };
+        match late.await {
+            // A release that is kept says how the session ended; where nothing was there to be released, the sweep ends it.
+            Err(Error::Unavailable(..)) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Frees the slots of sessions whose agent was deleted before they were written, and tells their nodes.
+    pub async fn dismiss_without_agent(&self, mut orphaned: mpsc::Receiver<Session>) {
+        while let Some(session) = orphaned.recv().await {
+            note_end(&session.call, session.id, Outcome::AgentDeleted);
+            self.leave_node(&session, Outcome::AgentDeleted, Node::Tell);
+            self.free(&session).await;
+        }
+    }
+
     fn leave_node(&self, session: &Session, outcome: Outcome, node: Node) {
-        let Some(address) = session.node_address() else { return };
-        self.nodes.unassign(&address, &session.call, session.lease);
+        if let Some(address) = session.node_address() {
+            self.dismiss(&address, (&session.call, session.lease), outcome, node);
+        }
+    }
+
+    fn dismiss(&self, address: &NodeAddress, (call, lease): (&CallId, LeaseId), outcome: Outcome, node: Node) {
+        self.nodes.unassign(address, call, lease);
         if node == Node::Tell {
             let reason = format!("the session ended with {}", outcome.as_str());
             // A node that is not connected here learns it when it presents the call again.
-            let _ = self.nodes.post(&address, ToNode::EndCall { call: session.call.clone(), outcome, reason });
+            let _ = self.nodes.post(address, ToNode::EndCall { call: call.clone(), outcome, reason });
         }
     }
 
@@ -95,4 +143,9 @@ impl Calls {
             );
         }
     }
+}
+
+fn note_end(call: &CallId, session: SessionId, outcome: Outcome) {
+    tracing::info!(call.id = %call, session.id = %session, session.outcome = outcome.as_str(), "session ended");
+    metrics::counter!("voxgate_sessions_ended_total", "outcome" => outcome.as_str()).increment(1);
 }

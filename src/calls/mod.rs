@@ -1,11 +1,12 @@
 //! The life of a call: admitted, hosted, driven, ended.
 //!
 //! The rooms below each keep one thing; here they are joined, one operation a file. Two orders hold throughout, so that
-//! a crash between any two steps leaves nothing that the sweep or a lease's expiry does not heal:
-//! - at the start: the lease, then the session (a lease without session runs out; the same call completes it);
+//! a crash between any two steps leaves nothing that the journal, the sweep or a lease's expiry does not heal:
+//! - at the start: the lease, and with it how the session begins; the session's row follows, by whoever writes it;
 //! - at the end: the session, then the lease (the sweep frees what an ended session still holds). A release by the
-//!   lease's name is the exception: it must touch nothing unless the lease is the call's, so the slot comes first.
+//!   lease's name is the exception: one step frees the slot and keeps how the session ended.
 
+mod admission;
 mod admit;
 mod await_slot;
 mod control;
@@ -29,11 +30,11 @@ use serde::Deserialize;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
-    admit::{Admission, Admit},
+    admission::{Admission, Admit},
     await_slot::{AwaitSlot, Update, Waited},
     control::{Executed, Instruction},
     node_stream::{NodeStream, Welcome},
-    recovery::SessionHistory,
+    recovery::SessionLiveCalls,
     renew::Presented,
     session::Target,
     watch_usage::UsageWatch,
@@ -50,7 +51,7 @@ use crate::{
         session::Session,
     },
     nodes::NodeRegistry,
-    sessions::SessionStore,
+    sessions::{Journal, SessionStore},
     tenants::{Directory, TokenSigner},
 };
 
@@ -113,6 +114,8 @@ pub struct Rooms {
     pub tenants: Arc<Directory>,
     pub slots: Arc<dyn SlotStore>,
     pub sessions: Arc<dyn SessionStore>,
+    /// Takes what `sessions` is told without anyone waiting for the database.
+    pub journal: Arc<Journal>,
     pub operations: Arc<dyn OperationStore>,
     pub bus: Arc<dyn CommandBus>,
     pub nodes: Arc<NodeRegistry>,

@@ -10,8 +10,9 @@ use super::{Calls, finish::Node};
 use crate::{
     control::Acknowledgement,
     domain::{
-        Result,
-        ids::{CallId, OperationId},
+        Error, Result,
+        error::Dependency,
+        ids::{CallId, LeaseId, OperationId},
         node::{CallEvent, NodeAddress},
         session::{Outcome, Session},
         verb::{Destination, Transfer, Verb},
@@ -30,6 +31,11 @@ pub(super) enum Told {
     Event {
         call: CallId,
         event: CallEvent,
+    },
+    /// The caller hung up on a call that is the node's under this lease.
+    Hangup {
+        call: CallId,
+        lease: LeaseId,
     },
     /// An acknowledgement that nobody waits for any more.
     Late {
@@ -61,6 +67,16 @@ impl Calls {
     async fn note(&self, from: &NodeAddress, told: Told) -> Result<()> {
         match told {
             Told::Event { call, event } => self.note_event(from, &call, event).await,
+            Told::Hangup { call, lease } => {
+                let outcome = Outcome::CallerHangup;
+                match self.let_go(from.tenant, (&call, lease), outcome).await {
+                    Ok(released) if released.released => return Ok(()),
+                    // A release that the store cannot take now is kept: the slot comes free, so the session ends.
+                    Ok(_) | Err(Error::Unavailable(Dependency::SlotStore, _)) => {}
+                    Err(error) => return Err(error),
+                }
+                self.note_event(from, &call, CallEvent::CallerHangup).await
+            }
             Told::Late { operation, answer } => self.acknowledge_late(from, operation, answer).await,
         }
     }

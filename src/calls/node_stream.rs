@@ -107,7 +107,9 @@ impl NodeStream {
     pub async fn call_event(&self, call: CallId, event: CallEvent) {
         if event == CallEvent::CallerHangup {
             // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
-            self.calls.nodes.let_go(self.address(), &call);
+            if let Some(claim) = self.calls.nodes.let_go(self.address(), &call) {
+                return self.told(Told::Hangup { call, lease: claim.lease }).await;
+            }
         }
         self.told(Told::Event { call, event }).await;
     }

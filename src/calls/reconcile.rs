@@ -171,6 +171,10 @@ impl Calls {
                 None => Timestamp::from_micros(lease.fence).plus(LEASE_TTL_MAX) < self.env.now(),
             };
             if orphan && suspects.leases.again(lease.id) {
+                // It may wait to be written by another replica: asked for, it is.
+                if self.sessions.get(tenant, lease.session).await?.is_some_and(|session| session.is_active()) {
+                    continue;
+                }
                 drifted(Drift::LeaseWithoutSession, &lease.call, lease.id);
                 self.slots.release(tenant, &lease.call, lease.id).await?;
             }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::Calls;
 use crate::{
-    admission::History,
+    admission::LiveCalls,
     domain::{
         Error, Result,
         error::Dependency,
@@ -26,10 +26,10 @@ const SESSION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What sessions tell of a tenant's calls.
 #[derive(Debug)]
-pub struct SessionHistory(pub Arc<dyn SessionStore>);
+pub struct SessionLiveCalls(pub Arc<dyn SessionStore>);
 
 #[async_trait]
-impl History for SessionHistory {
+impl LiveCalls for SessionLiveCalls {
     async fn longest_lease(&self, tenant: TenantId) -> Result<Option<Duration>> {
         self.0.longest_lease(tenant).await
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     clock::Timestamp,
     ids::{CallId, LeaseId, SessionId, VoiceAgentId},
+    journal::Draft,
     lease_token::LeaseClaim,
     words::words,
 };
@@ -47,6 +48,8 @@ pub struct Acquire {
     pub priority: u8,
     pub ttl: Duration,
     pub limits: Limits,
+    /// What is kept of the session with the grant until the database has it; absent: nothing.
+    pub draft: Option<Draft>,
 }
 
 /// A live lease.

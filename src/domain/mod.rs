@@ -9,6 +9,7 @@ pub mod clock;
 pub mod error;
 pub mod hash;
 pub mod ids;
+pub mod journal;
 pub mod keyring;
 pub mod lease;
 pub mod lease_token;

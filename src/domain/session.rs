@@ -117,6 +117,21 @@ impl From<&Spec> for Routing {
     }
 }
 
+impl Routing {
+    /// Of an agent that was deleted, with all that was known of it, before anybody wrote the session.
+    pub fn unknown() -> Self {
+        Self {
+            ws_url: String::new(),
+            audio_format: AudioFormat::default(),
+            subprotocol: Subprotocol::AudioDrachtioOrg,
+            ws_disconnect_action: WsDisconnectAction::Hangup,
+            transfer_destination: None,
+            token_lifetime: TokenLifetime::ThirtyMinWithRefresh,
+            behavior: None,
+        }
+    }
+}
+
 /// What is true of the call's parties now, as its node last reported or acknowledged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

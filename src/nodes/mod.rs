@@ -38,14 +38,16 @@ struct Entry {
     calls: HashMap<CallId, LeaseClaim>,
     /// The calls that the node has named since somebody last took the list.
     listed: Option<HashSet<CallId>>,
+    /// Room that is kept for calls which may yet be denied a slot.
+    reserved: usize,
 }
 
-/// Room that was taken for a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
-    pub node: NodeId,
-    /// Whether the call was not there before.
-    pub fresh: bool,
+/// Room on a node for a call that does not have its slot yet; given back when this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    registry: Arc<NodeRegistry>,
+    address: NodeAddress,
+    stream: u64,
 }
 
 impl Entry {
@@ -53,8 +55,28 @@ impl Entry {
         self.calls.get(call).is_some_and(|claim| claim.lease == lease)
     }
 
+    fn load(&self) -> usize {
+        self.calls.len() + self.reserved
+    }
+
     fn has_room(&self) -> bool {
-        self.calls.len() < self.profile.capacity as usize
+        self.load() < self.profile.capacity as usize
+    }
+}
+
+impl Reservation {
+    pub const fn node(&self) -> &NodeId {
+        &self.address.node
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(entry) = self.registry.nodes().get_mut(&self.address)
+            && entry.stream == self.stream
+        {
+            entry.reserved -= 1;
+        }
     }
 }
 
@@ -79,19 +101,14 @@ impl NodeRegistry {
     ) -> (Connection, mpsc::Receiver<ToNode>) {
         let (mailbox, inbox) = mpsc::channel(MAILBOX);
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        self.nodes().insert(address.clone(), Entry { stream, profile, mailbox, calls: HashMap::new(), listed: None });
+        let entry = Entry { stream, profile, mailbox, calls: HashMap::new(), listed: None, reserved: 0 };
+        self.nodes().insert(address.clone(), entry);
         (Connection { registry: self.clone(), address, stream }, inbox)
     }
 
-    /// Takes room on the least loaded connected node that fits and has some, in one step: of many calls at once each
+    /// Keeps room on the least loaded connected node that fits and has some, in one step: of many calls at once each
     /// finds the room that the others have left.
-    pub fn reserve(
-        &self,
-        tenant: TenantId,
-        sandbox: bool,
-        subprotocol: Subprotocol,
-        (call, lease): (&CallId, LeaseClaim),
-    ) -> Option<Room> {
+    pub fn reserve(self: &Arc<Self>, tenant: TenantId, sandbox: bool, subprotocol: Subprotocol) -> Option<Reservation> {
         let mut nodes = self.nodes();
         let (address, entry) = nodes
             .iter_mut()
@@ -99,12 +116,19 @@ impl NodeRegistry {
             .filter(|(_, entry)| entry.profile.subprotocol == subprotocol && entry.has_room())
             // By share of capacity in use, compared without dividing; by name among equals, so that the choice is stable.
             .min_by(|(a, x), (b, y)| {
-                let left = x.calls.len() as u64 * u64::from(y.profile.capacity);
-                let right = y.calls.len() as u64 * u64::from(x.profile.capacity);
+                let left = x.load() as u64 * u64::from(y.profile.capacity);
+                let right = y.load() as u64 * u64::from(x.profile.capacity);
                 left.cmp(&right).then_with(|| a.node.cmp(&b.node))
             })?;
-        let fresh = entry.calls.insert(call.clone(), lease).is_none();
-        Some(Room { node: address.node.clone(), fresh })
+        entry.reserved += 1;
+        Some(Reservation { registry: self.clone(), address: address.clone(), stream: entry.stream })
+    }
+
+    /// The node here that the call is counted as, under that lease.
+    pub fn host_of(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Option<NodeAddress> {
+        let nodes = self.nodes();
+        let mut of_tenant = nodes.iter().filter(|(address, _)| address.tenant == tenant);
+        of_tenant.find(|(_, entry)| entry.has(call, lease)).map(|(address, _)| address.clone())
     }
 
     /// Whether the call is counted as the node's.
@@ -133,11 +157,9 @@ impl NodeRegistry {
         }
     }
 
-    /// The node itself has let the call go, under whichever lease it knew.
-    pub fn let_go(&self, address: &NodeAddress, call: &CallId) {
-        if let Some(entry) = self.nodes().get_mut(address) {
-            entry.calls.remove(call);
-        }
+    /// The node itself has let the call go; answers under which lease it was the node's.
+    pub fn let_go(&self, address: &NodeAddress, call: &CallId) -> Option<LeaseClaim> {
+        self.nodes().get_mut(address)?.calls.remove(call)
     }
 
     pub fn calls(&self, address: &NodeAddress) -> Vec<(CallId, LeaseClaim)> {
@@ -238,14 +260,27 @@ mod tests {
         let (_other, _o) = registry.connect(address(TenantId::new(&env), "other"), profile(99));
         let lease = claim(&env);
         registry.assign(&address(tenant, "large"), &"a".parse().expect("a call id"), lease);
-        let reserve = |call: &str, sandbox| {
-            let call = call.parse().expect("a call id");
-            let node = registry.reserve(tenant, sandbox, Subprotocol::AudioDrachtioOrg, (&call, lease));
-            node.map(|room| room.node.to_string())
-        };
-        assert_eq!(reserve("b", true), None, "no sandbox node is connected");
-        assert_eq!(reserve("b", false).as_deref(), Some("small"));
-        assert_eq!(reserve("c", false).as_deref(), Some("large"), "small is full");
+        let reserve = |sandbox| registry.reserve(tenant, sandbox, Subprotocol::AudioDrachtioOrg);
+        let node = |room: &Option<Reservation>| room.as_ref().map(|room| room.node().to_string());
+        assert_eq!(node(&reserve(true)), None, "no sandbox node is connected");
+        let first = reserve(false);
+        assert_eq!(node(&first).as_deref(), Some("small"));
+        assert_eq!(node(&reserve(false)).as_deref(), Some("large"), "small is full");
+        drop(first);
+        assert_eq!(node(&reserve(false)).as_deref(), Some("small"), "the room was given back");
+    }
+
+    #[test]
+    fn a_call_is_found_where_it_is_under_its_lease() {
+        let (env, registry) = (Env::system(), Arc::new(NodeRegistry::default()));
+        let here = address(TenantId::new(&env), "node");
+        let (_connection, _inbox) = registry.connect(here.clone(), profile(1));
+        let call = "a".parse().expect("a call id");
+        let (held, former) = (claim(&env), claim(&env));
+        registry.assign(&here, &call, held);
+        assert_eq!(registry.host_of(here.tenant, &call, held.lease), Some(here.clone()));
+        assert_eq!(registry.host_of(here.tenant, &call, former.lease), None);
+        assert_eq!(registry.host_of(TenantId::new(&env), &call, held.lease), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Stores;
+use crate::sessions::Journal;
 
 /// A store that takes longer than this to say that it is there is not.
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
@@ -27,29 +28,37 @@ const DRAINING: u8 = 2;
 pub(super) struct Readiness {
     stores: Stores,
     phase: Arc<AtomicU8>,
+    journal: Arc<OnceLock<Arc<Journal>>>,
     closing: CancellationToken,
 }
 
 /// What a look found.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one machine")]
 pub(super) struct Found {
     pub(super) database: bool,
     pub(super) slots: bool,
+    /// What the database does not take now is kept until it does.
+    pub(super) room: bool,
     pub(super) serving: bool,
 }
 
 impl Found {
+    /// Whether calls are admitted: of known agents they are without the database too. To send them to no replica at all
+    /// because the database is away from all would end what still works.
     pub(super) const fn is_ready(self) -> bool {
-        self.database && self.slots && self.serving
+        (self.database || self.room) && self.slots && self.serving
     }
 }
 
 impl Readiness {
     pub(super) fn new(stores: Stores, closing: CancellationToken) -> Self {
-        Self { stores, phase: Arc::new(AtomicU8::new(STARTING)), closing }
+        Self { stores, phase: Arc::new(AtomicU8::new(STARTING)), journal: Arc::default(), closing }
     }
 
-    pub(super) fn started(&self) {
+    pub(super) fn started(&self, journal: Arc<Journal>) {
+        // Nobody else sets it.
+        let _ = self.journal.set(journal);
         self.phase.store(SERVING, Ordering::Release);
     }
 
@@ -62,7 +71,8 @@ impl Readiness {
         let slots = tokio::time::timeout(LOOK_WITHIN, self.stores.slots.ping());
         let (database, slots) = tokio::join!(database, slots);
         let serving = self.phase.load(Ordering::Acquire) == SERVING && !self.closing.is_cancelled();
-        Found { database: matches!(database, Ok(Ok(()))), slots: matches!(slots, Ok(Ok(()))), serving }
+        let room = self.journal.get().is_some_and(|journal| journal.outlasts_database());
+        Found { database: matches!(database, Ok(Ok(()))), slots: matches!(slots, Ok(Ok(()))), room, serving }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         voice_agent::{Draft, Spec},
     },
     node_sim,
+    sessions::JournalSettings,
     tenants::{SqlTenantStore, TenantStore, Tenants},
 };
 
@@ -119,7 +120,8 @@ fn simulated_node(addr: SocketAddr, key: SecretString) -> node_sim::Options {
 /// The demo tenant with its key and its agent, made when they are not there yet.
 async fn demo(stores: &Stores, key_file: &Path) -> anyhow::Result<SecretString> {
     let env = Env::system();
-    let Rooms { agents, tenants, tenant_store: store, .. } = Rooms::on(stores, &CacheSettings::default(), &env);
+    let rooms = Rooms::on(stores, &CacheSettings::default(), JournalSettings::default(), &env);
+    let Rooms { agents, tenants, tenant_store: store, .. } = rooms;
     let tenant = match store.by_name(DEMO).await? {
         Some(tenant) => tenant,
         None => tenants.create(TenantDraft { name: Some(DEMO.to_owned()), ..TenantDraft::default() }).await?,

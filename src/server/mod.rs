@@ -10,6 +10,7 @@ mod rooms;
 mod secrets;
 mod streams;
 mod tls;
+mod upkeep;
 mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::{LayerExt as _, Routes},
@@ -30,7 +31,11 @@ use tonic_health::{
 use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
-use self::{rooms::Rooms, workers::Workers};
+use self::{
+    rooms::Rooms,
+    upkeep::{sweep, tend, upkeep, write},
+    workers::Workers,
+};
 use crate::{
     admission::{MemorySlotStore, RedisSlotStore, SlotStore},
     calls::{self, Calls},
@@ -42,7 +47,7 @@ use crate::{
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
     redis::Redis,
-    telemetry,
+    sessions::Place,
     tenants::{
         Authenticator, MemoryRateLimiter, MeshIdentities, RateLimiter, RateLimits, RedisRateLimiter, TenantStore,
         TokenKey, TokenSigner,
@@ -57,6 +62,8 @@ const HEALTH_EVERY: Duration = Duration::from_secs(1);
 pub struct Stores {
     pub database: Database,
     pub slots: Arc<dyn SlotStore>,
+    /// Where history is kept until it is in the database.
+    pub place: Place,
     /// Opens what the database keeps sealed.
     pub ring: Arc<KeyRing>,
     pub rates: Arc<dyn RateLimiter>,
@@ -75,7 +82,7 @@ impl Stores {
         let database = Database::sqlite(&config.data_dir.join("voxgate.db"))?;
         let slots = Arc::new(MemorySlotStore::new(Arc::new(SystemClock)));
         let rates = Arc::new(MemoryRateLimiter::new(Arc::new(SystemClock)));
-        Ok(Self { database, slots, rates, ring: secrets::embedded(config)? })
+        Ok(Self { database, slots, place: Place::Database, rates, ring: secrets::embedded(config)? })
     }
 
     /// Postgres and Redis.
@@ -94,10 +101,12 @@ impl Stores {
 
     fn at(database: &SecretString, redis: &SecretString, config: &Config) -> anyhow::Result<Self> {
         let redis = Redis::connect(redis, config.redis.clone()).context("VOXGATE_REDIS_URL and [redis]")?;
+        let slots = Arc::new(RedisSlotStore::new(redis.clone()));
         Ok(Self {
             ring: secrets::required(config)?,
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
-            slots: Arc::new(RedisSlotStore::new(redis.clone())),
+            place: Place::Spool(slots.clone()),
+            slots,
             rates: Arc::new(RedisRateLimiter::new(redis)),
         })
     }
@@ -150,9 +159,11 @@ impl Service {
         let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics.clone(), admin_stop.clone()));
 
         let env = Env::system();
-        let rooms = Rooms::on(&stores, &config.cache, &env);
+        let rooms = Rooms::on(&stores, &config.cache, config.journal, &env);
         if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
             let upkeep = upkeep(&stores, &rooms, metrics, &closing);
+            let (history, said_all) = (rooms.journal.clone(), CancellationToken::new());
+            let writer = tokio::spawn(write(history.clone(), said_all.clone()));
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
@@ -163,7 +174,7 @@ impl Service {
             let tend = tokio::spawn(tend(calls.clone(), closing.clone()));
             let watch =
                 tokio::spawn(report_health(reporter.clone(), readiness.clone(), nodes.clone(), closing.clone()));
-            readiness.started();
+            readiness.started(history);
 
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -183,6 +194,8 @@ impl Service {
                 sweep.await?;
                 tend.await?;
                 upkeep.await?;
+                said_all.cancel();
+                writer.await?;
                 anyhow::Ok(watch.await?)
             };
             let cap = Duration::from_millis(config.listen.drain_cap_ms);
@@ -238,31 +251,6 @@ fn workers(
     })
 }
 
-async fn sweep(calls: Calls, closing: CancellationToken) {
-    tokio::join!(calls.sweep_until(closing.clone()), calls.reconcile_until(closing));
-}
-
-async fn tend(calls: Calls, closing: CancellationToken) {
-    calls.tend_until(closing).await;
-}
-
-/// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used,
-/// releasing what the slot store would not release, and adding up what was measured.
-fn upkeep(stores: &Stores, rooms: &Rooms, metrics: PrometheusHandle, closing: &CancellationToken) -> JoinHandle<()> {
-    let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
-    let slots = rooms.slots.clone();
-    let closing = closing.clone();
-    tokio::spawn(async move {
-        let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
-        tokio::join!(
-            database.tell_changes(changes, closing.clone()),
-            uses.write_until(closing.clone()),
-            slots.retry_releases_until(closing),
-            adding_up
-        );
-    })
-}
-
 fn assemble(
     config: &Config,
     stores: &Stores,
@@ -279,7 +267,8 @@ fn assemble(
         agents: rooms.agents.clone(),
         tenants: rooms.directory,
         slots: rooms.slots,
-        sessions: rooms.sessions,
+        sessions: rooms.journal.clone(),
+        journal: rooms.journal,
         operations: Arc::new(SqlOperationStore::new(stores.database.clone())),
         bus: Arc::new(MemoryBus::new(nodes.clone())),
         nodes: nodes.clone(),
@@ -288,6 +277,9 @@ fn assemble(
         settings: config.calls.clone(),
         env,
     });
+    let (orphaned, of_calls) = (rooms.without_agent, calls.clone());
+    let dismissing = async move { of_calls.dismiss_without_agent(orphaned).await };
+    tokio::spawn(closing.clone().run_until_cancelled_owned(dismissing));
     let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
     Ok((api, Gate::new(authenticator, RateLimits::new(stores.rates.clone()), config.rpc.clone())))
 }
@@ -347,9 +339,15 @@ async fn report_health(
     loop {
         let found = readiness.look().await;
         for service in SERVICES {
-            // Agents and tenants live in the database alone; calls need their slots too.
-            let rows_only = service.ends_with("VoiceAgentService") || service.ends_with("TenantService");
-            set(&reporter, service, found.database && (rows_only || found.slots) && found.serving).await;
+            // Agents and tenants live in the database alone, sessions beside the slots too; calls outlast the database.
+            let serves = match service {
+                name if name.ends_with("VoiceAgentService") || name.ends_with("TenantService") => {
+                    found.database && found.serving
+                }
+                name if name.ends_with("SessionService") => found.database && found.slots && found.serving,
+                _ => found.is_ready(),
+            };
+            set(&reporter, service, serves).await;
         }
         set(&reporter, "", found.is_ready()).await;
         metrics::gauge!("voxgate_nodes_connected").set(u32::try_from(nodes.connected()).unwrap_or(u32::MAX));

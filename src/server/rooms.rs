@@ -2,14 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
 use super::Stores;
 use crate::{
     admission::SteadySlots,
     agents::{AgentCache, SqlVoiceAgentStore, VoiceAgents},
-    calls::SessionHistory,
+    calls::SessionLiveCalls,
     db::{CacheSettings, Change, Listener},
-    domain::Env,
-    sessions::{SessionStore, SqlSessionStore},
+    domain::{
+        Env, Error, Result,
+        ids::{TenantId, VoiceAgentId},
+        session::{Routing, Session},
+    },
+    sessions::{Journal, JournalSettings, Routings, SqlSessionStore},
     tenants::{Directory, DirectoryLimits, KeyUses, SqlTenantStore, TenantStore, Tenants},
 };
 
@@ -19,14 +26,16 @@ pub(super) struct Rooms {
     pub(super) directory: Arc<Directory>,
     pub(super) tenant_store: Arc<dyn TenantStore>,
     pub(super) uses: Arc<KeyUses>,
-    pub(super) sessions: Arc<dyn SessionStore>,
     pub(super) slots: Arc<SteadySlots>,
+    pub(super) journal: Arc<Journal>,
+    /// Sessions that the journal had to end because their agent is gone.
+    pub(super) without_agent: mpsc::Receiver<Session>,
     /// To be told what another replica has changed.
     pub(super) changes: Listener,
 }
 
 impl Rooms {
-    pub(super) fn on(stores: &Stores, settings: &CacheSettings, env: &Env) -> Self {
+    pub(super) fn on(stores: &Stores, settings: &CacheSettings, behind: JournalSettings, env: &Env) -> Self {
         let agent_store = Arc::new(SqlVoiceAgentStore::new(stores.database.clone()));
         let agent_cache = Arc::new(AgentCache::new(agent_store.clone(), settings));
         let tenant_store: Arc<dyn TenantStore> = Arc::new(SqlTenantStore::new(stores.database.clone()));
@@ -38,18 +47,42 @@ impl Rooms {
             key_outage: Duration::from_millis(settings.key_outage_ms),
         };
         let directory = Arc::new(Directory::new(tenant_store.clone(), limits));
-        let sessions: Arc<dyn SessionStore> = Arc::new(SqlSessionStore::new(stores.database.clone()));
-        let history = Arc::new(SessionHistory(sessions.clone()));
         let changes = listener(agent_cache.clone(), directory.clone());
+        let agents = VoiceAgents::new(agent_store, agent_cache, stores.ring.clone(), env.clone());
+        let sessions = Arc::new(SqlSessionStore::new(stores.database.clone()));
+        let routings = Arc::new(Revisions(agents.clone()));
+        let (journal, without_agent) = Journal::new(sessions, routings, stores.place.clone(), behind, env.clone());
+        let live_calls = Arc::new(SessionLiveCalls(journal.clone()));
         Self {
-            agents: VoiceAgents::new(agent_store, agent_cache, stores.ring.clone(), env.clone()),
+            agents,
             tenants: Tenants::new(tenant_store.clone(), changes.clone(), env.clone()),
             directory,
             uses: Arc::new(KeyUses::new(tenant_store.clone())),
             tenant_store,
-            slots: Arc::new(SteadySlots::new(stores.slots.clone(), history, env.clock.clone())),
-            sessions,
+            slots: Arc::new(SteadySlots::new(stores.slots.clone(), live_calls, env.clock.clone())),
+            journal,
+            without_agent,
             changes,
+        }
+    }
+}
+
+/// Agents as they were when they admitted a call: nearly always as they are, which is in memory.
+#[derive(Debug)]
+struct Revisions(VoiceAgents);
+
+#[async_trait]
+impl Routings for Revisions {
+    async fn at(&self, tenant: TenantId, agent: VoiceAgentId, revision: i64) -> Result<Option<Routing>> {
+        if let Ok(now) = self.0.get(tenant, agent).await
+            && now.revision == revision
+        {
+            return Ok(Some(Routing::from(&now.spec)));
+        }
+        match self.0.at(tenant, agent, revision).await {
+            Ok(then) => Ok(Some(Routing::from(&then.spec))),
+            Err(Error::RevisionNotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -2,20 +2,28 @@
 //!
 //! A session ends once: [`SessionStore::end`] tells the one caller who ended it from all others, and that one
 //! tells the world. Writers work on what they read: `update` refuses a session that changed meanwhile.
+//!
+//! Nobody who admits or releases a call waits for the database: the [`Journal`] takes what is to be written and writes
+//! it behind, in batches, into the [`History`]. It is itself a [`SessionStore`], whose readers see what was said before.
 
+mod journal;
 mod sql;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use self::sql::SqlSessionStore;
+pub use self::{
+    journal::{Journal, JournalSettings, Place, Room},
+    sql::SqlSessionStore,
+};
 use crate::domain::{
     Result,
     clock::Timestamp,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
+    journal::Ending,
     node::NodeAddress,
-    session::{Outcome, Session, SessionStatus},
+    session::{Outcome, Routing, Session, SessionStatus},
 };
 
 #[derive(Debug, Clone)]
@@ -96,4 +104,59 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
 
     /// What became of those of these sessions that there are.
     async fn statuses(&self, tenant: TenantId, ids: &[SessionId]) -> Result<HashMap<SessionId, SessionStatus>>;
+}
+
+/// What is to be written of one session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub session: SessionId,
+    /// The session as it began; absent where that was written before.
+    pub opening: Option<Arc<Session>>,
+    pub ending: Option<Ending>,
+}
+
+impl Entry {
+    /// The session as its row will be, where that begins with this.
+    pub fn session(&self) -> Option<Session> {
+        let opening = Session::clone(self.opening.as_ref()?);
+        Some(match self.ending {
+            Some(ending) => ending.applied_to(opening),
+            None => opening,
+        })
+    }
+}
+
+/// Who knows where the calls of agents went.
+#[async_trait]
+pub trait Routings: Send + Sync + std::fmt::Debug {
+    /// At a revision of the agent; nothing if it was deleted.
+    async fn at(&self, tenant: TenantId, agent: VoiceAgentId, revision: i64) -> Result<Option<Routing>>;
+}
+
+/// What became of an [`Entry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The row says what the entry says, or was ended otherwise before.
+    Done,
+    /// Nothing was written: another session of the call is active, which may have ended without anyone having written
+    /// that yet. `by` is absent if it was gone when it was looked for.
+    Blocked { by: Option<SessionId> },
+    /// The agent is not there any more: the session was written as one that ended with AGENT_DELETED.
+    AgentDeleted,
+    /// The end of a session that has no row.
+    Missing,
+}
+
+/// A store that takes many sessions at once. Writing an entry again changes nothing.
+#[async_trait]
+pub trait History: SessionStore {
+    /// Writes entries of different sessions in one transaction; answers what became of each, in order.
+    async fn write(&self, tenant: TenantId, entries: Vec<Entry>, now: Timestamp) -> Result<Vec<Written>>;
+
+    /// Writes an opening that was blocked. Of it and the call's active session the one of the higher fence stays, the
+    /// other has ended with LEASE_EXPIRED when that one began. Never `Blocked`.
+    async fn displace(&self, tenant: TenantId, entry: Entry, now: Timestamp) -> Result<Written>;
+
+    /// All tenants in the order of their ids, those after `after`.
+    async fn tenants(&self, after: Option<TenantId>, limit: u16) -> Result<Vec<TenantId>>;
 }

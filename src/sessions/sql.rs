@@ -1,6 +1,7 @@
 //! Sessions in SQL.
 
 mod row;
+mod write;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,11 +15,11 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 
 use self::row::{ActiveRow, SessionRow, insert};
-use super::{ActiveCall, Opened, SessionStore};
+use super::{ActiveCall, Entry, History, Opened, SessionStore, Written};
 use crate::{
     db::{
         Connection, Database, Prepared, corrupt, query,
-        schema::{sessions, voice_agents},
+        schema::{sessions, tenants, voice_agents},
         types::{At, Json, Uid},
     },
     domain::{
@@ -277,6 +278,31 @@ impl SessionStore for SqlSessionStore {
                         Ok((SessionId::from(id), status))
                     };
                     rows.into_iter().map(read).collect()
+                })
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl History for SqlSessionStore {
+    async fn write(&self, tenant: TenantId, entries: Vec<Entry>, now: Timestamp) -> Result<Vec<Written>> {
+        self.db.of(tenant).transaction(move |conn| Box::pin(write::write(conn, tenant, entries, now))).await
+    }
+
+    async fn displace(&self, tenant: TenantId, entry: Entry, now: Timestamp) -> Result<Written> {
+        self.db.of(tenant).transaction(move |conn| Box::pin(write::displace(conn, tenant, entry, now))).await
+    }
+
+    async fn tenants(&self, after: Option<TenantId>, limit: u16) -> Result<Vec<TenantId>> {
+        self.db
+            .of_everyone()
+            .run(move |conn| {
+                Box::pin(async move {
+                    let from = after.map_or(Uid(uuid::Uuid::nil()), Uid::from);
+                    let next = tenants::table.filter(tenants::id.gt(from)).order(tenants::id).limit(limit.into());
+                    let ids: Vec<Uid> = query!(conn, c => next.select(tenants::id).load(c).await)?;
+                    Ok(ids.into_iter().map(Into::into).collect())
                 })
             })
             .await

@@ -16,7 +16,7 @@ use voxgate::{
     node_sim::{Behaviour, Policy},
     proto::v1::{
         AcquireSlotRequest, CallerHangup, GetSessionRequest, HoldRequest, ListVoiceAgentsRequest, Session,
-        SessionOutcome, SessionStatus, Slot, call_event::Event, get_session_request,
+        SessionOutcome, SessionStatus, Slot, call_event::Event, control_message, get_session_request,
     },
 };
 
@@ -310,16 +310,6 @@ impl Outage {
         }
     }
 
-    /// Tries until the stores are back.
-    async fn release_again(&self) {
-        let patience = Instant::now();
-        while let Err(status) = self.world.caller.calls().release_slot(self.release()).await {
-            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-            assert!(patience.elapsed() < Duration::from_secs(20), "{status:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
     /// Waits, through errors too, until the session has ended and its slot is free; answers how it ended.
     async fn end(&self) -> SessionOutcome {
         let patience = Instant::now();
@@ -350,18 +340,21 @@ async fn a_hangup_reported_while_the_database_is_away_is_worked_off_when_it_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_tried_while_the_database_is_away_ends_the_session_as_stated_when_it_is_tried_again() {
+async fn a_release_while_the_database_is_away_frees_the_slot_at_once_and_ends_the_session_as_stated() {
     let mut outage = Outage::ready().await;
     outage.postgres.stop();
-    let answer = outage.world.caller.calls().release_slot(outage.release()).await;
-    assert_eq!(answer.expect_err("the database is away").code(), Code::Unavailable);
+    assert!(granted(outage.world.caller.calls().release_slot(outage.release()).await).released);
+    match outage.node.hear().await.expect("no end") {
+        Some(control_message::Message::EndCall(end)) => assert_eq!(end.call_id, outage.slot.call_id),
+        other => panic!("expected the end, heard {other:?}"),
+    }
+    assert!(!granted(outage.world.caller.calls().release_slot(outage.release()).await).released, "twice");
     outage.postgres.start_again();
-    outage.release_again().await;
     assert_eq!(outage.end().await, SessionOutcome::CallerHangup);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_a_crash_cut_in_half_ends_the_session_as_stated_when_it_is_tried_again() {
+async fn a_release_whose_replica_was_killed_before_it_was_written_ends_the_session_as_stated() {
     let (database, redis) = (postgres::fresh_database(), redis::PrivateRedis::start());
     let server = TestServer::production(&database, redis.url().expose_secret());
     let world = world_on(&server).await;
@@ -372,14 +365,11 @@ async fn a_release_that_a_crash_cut_in_half_ends_the_session_as_stated_when_it_i
         outcome: SessionOutcome::CallerHangup.into(),
     };
     let lock = postgres::withhold_writes(&database, "sessions").await;
-    let (mut calls, first) = (world.caller.calls(), release.clone());
-    let cut = tokio::spawn(async move { calls.release_slot(first).await });
-    world.freed(&slot.voice_agent_id).await;
+    assert!(granted(world.caller.calls().release_slot(release.clone()).await).released);
     server.kill();
     drop(lock);
-    cut.await.expect("an answer").expect_err("the server was killed");
     let next = TestServer::production_with_key(&database, redis.url().expose_secret(), server.admin_key.clone());
     let world = world.through(&next.addr);
     assert!(!granted(world.caller.calls().release_slot(release).await).released, "the slot was free already");
-    assert_eq!(world.outcome(&slot).await, SessionOutcome::CallerHangup);
+    assert_eq!(world.session(&slot).await.outcome(), SessionOutcome::CallerHangup, "at the first look");
 }

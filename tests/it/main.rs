@@ -8,6 +8,7 @@ mod edge;
 mod faults;
 mod harness;
 mod history;
+mod outage;
 mod recovery;
 mod redis_faults;
 mod rpc;

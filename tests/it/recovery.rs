@@ -390,6 +390,8 @@ async fn what_differs_between_leases_sessions_and_nodes_is_counted_and_healed() 
     // A lease that holds a slot for nobody, of a call that no node hosts.
     let agent = world.agent(10).await;
     let orphan = world.admit(&agent.id).await;
+    // Its row is there once it has been asked for.
+    world.session(&orphan).await;
     end_behind_its_back(&orphan);
     let patience = Instant::now();
     while world.usage(&agent.id).await.used > 0 {
@@ -402,6 +404,7 @@ async fn what_differs_between_leases_sessions_and_nodes_is_counted_and_healed() 
     let (mut node, _) = RawNode::welcomed(&world, hello(&world, &unique("node"))).await;
     let over = world.admit(&agent.id).await;
     node.assigned().await;
+    world.session(&over).await;
     end_behind_its_back(&over);
     match node.hear().await.expect("no end") {
         Some(Told::EndCall(end)) => {

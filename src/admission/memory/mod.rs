@@ -19,6 +19,7 @@ use super::SlotStore;
 use crate::domain::{
     Clock, Error, Result,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+    journal::{Ending, Freed, Unwritten},
     lease::{Acquire, Acquired, Lease, Opening, Proven, RENEW_MAX, Released, Renewal, Renewed, Usage},
     queue::{Enqueued, Heard, Leave, Left, ReplicaId, TEND_MAX, Tend, Tended, Ticket, Wake},
 };
@@ -126,6 +127,15 @@ impl SlotStore for MemorySlotStore {
     async fn fates(&self, tenant: TenantId, leases: &[(CallId, LeaseId)]) -> Result<Vec<Renewed>> {
         at_most_renew_max(leases.len())?;
         self.with(tenant, |ledger, now| leases.iter().map(|(call, lease)| ledger.fate(now, call, *lease)).collect())
+    }
+
+    async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+        self.with(tenant, |ledger, now| {
+            let session = ledger.lease(call).filter(|held| held.id == lease).map(|held| held.session);
+            let released = ledger.release(now, call, lease)?;
+            let session = session.map(|session| Unwritten { session, opening: None, ending: Some(*ending) });
+            Ok(Freed { released, session })
+        })
     }
 
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {

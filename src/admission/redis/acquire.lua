@@ -1,7 +1,7 @@
 -- Takes a slot for a call, or says why there is none; or only says what it would answer.
 --
 -- KEYS:
---  1 to 10, see queue.lua
+--  1 to 10, see queue.lua  11 unwritten  (see lib.lua)
 --
 -- ARGV:
 --  1 [string]  `take`, or `probe`: the same answer, nothing written, and fence 0 in a grant
@@ -14,6 +14,7 @@
 -- 10 [number]  tenant_limit (0: none)                       11 [number] tenant_version
 -- 12 [number]  priority
 -- 13 [string]  server
+-- 14 [bytes]   what is kept of the session with a grant or a claim, empty: nothing
 --
 -- Result, by its tag:
 --  * {'granted' | 'existing', record, expiry_ms, used, used_outbound, limit, reserved, queued, waited_ms}
@@ -24,8 +25,9 @@
 --     used, used_outbound, limit, reserved, queued, waited_ms}
 --
 -- The limits that count are those of the highest version seen, here or in the request. What is free goes to those
--- who wait and whose turn is before the request's, and only what they leave to the request. An offer is claimed by it.
-keys_are(10)
+-- who wait and whose turn is before the request's, and only what they leave to the request. An offer is claimed by it,
+-- and its session begins then.
+keys_are(11)
 if ARGV[1] ~= 'take' and ARGV[1] ~= 'probe' then error('bad mode') end
 if ARGV[5] ~= 'I' and ARGV[5] ~= 'O' then error('bad direction') end
 local take = ARGV[1] == 'take'
@@ -146,6 +148,9 @@ if tenant_is_news then
 end
 if granted or claimed then
     redis.call('HSET', KEYS[1], call, record)
+    if ARGV[14] ~= '' then
+        keep_unwritten(KEYS[11], 'o', session_of(record), struct.pack('>I8', expiry) .. record .. ARGV[14])
+    end
 end
 local zset = record and is_outbound(record) and KEYS[5] or KEYS[4]
 if not denial then

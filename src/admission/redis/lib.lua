@@ -13,6 +13,10 @@
 --  * [zset]   outbound       fence (8 bytes) -> expiry in ms; the agent's outbound leases
 --  * [hash]   agent_limits   limit, reserved, version: the newest; fence: the last one given; kept: when the
 --                            keys that an acquire touches were last given KEEP_MS
+--  * [hash]   unwritten      `o` or `e`, session (16) -> how the session begins or ends, until the database has it:
+--                            version (1), when it was kept in ms (8, big endian), then what domain/journal.rs reads:
+--                            for `o` the lease's expiry in ms (8, big endian), its record and the caller's draft.
+--                            It has UNWRITTEN_MS to live instead
 --
 -- A record is 57 bytes: direction (I or O; i or o while a waiter has not claimed it, see queue.lua), lease (32: agent 16,
 -- serial 16), session (16), fence (8, big endian).
@@ -30,6 +34,8 @@
 
 local KEEP_MS = 720000 -- the longest lease, then the longest tombstone, the minute below, and one to spare
 local KEEP_AGAIN_MS = 60000 -- not at each use: five PEXPIRE cost as much as the rest of an acquire
+local UNWRITTEN_MS = 86400000 -- an outage of the database that lasts longer costs history
+local UNWRITTEN_VERSION = '\2'
 local TOMBSTONE_MS = 300000 -- how long a renewal is told RELEASED instead of LOST
 local TTL_MIN_MS = 1
 local TTL_MAX_MS = 300000
@@ -77,6 +83,10 @@ end
 -- The first half of a lease id, also where it stands in a record.
 local function agent_of(lease)
     return string.sub(lease, 1, 16)
+end
+
+local function session_of(record)
+    return string.sub(record, 34, 49)
 end
 
 local function fence_of(record)
@@ -129,6 +139,11 @@ local function note_books(limits, books)
     if books.server then
         redis.call('HSET', limits, 'server', books.server, 'reasserting', books.reasserting)
     end
+end
+
+local function keep_unwritten(key, kind, session, text)
+    redis.call('HSET', key, kind .. session, UNWRITTEN_VERSION .. struct.pack('>I8', now) .. text)
+    redis.call('PEXPIRE', key, UNWRITTEN_MS)
 end
 
 -- Bounded: what is left waits for another call, or for the key's own end. While leases may be missing, the records of

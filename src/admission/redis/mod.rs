@@ -9,6 +9,7 @@
 mod queue;
 mod reply;
 mod scripts;
+mod spool;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -23,6 +24,7 @@ use crate::{
         Error, Result,
         error::Dependency,
         ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+        journal::{Ending, Freed},
         lease::{
             Acquire, Acquired, Direction, LEASE_TTL_MAX, Lease, Opening, Proven, RENEW_MAX, Released, Renewal, Renewed,
             Usage,
@@ -68,7 +70,16 @@ impl RedisSlotStore {
         script.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
         script.arg(limits.tenant_limit).arg(limits.tenant_version).arg(request.priority);
         script.arg(&*self.server(tenant).await?);
+        let draft = request.draft.as_ref().map(|draft| draft.encode(&request.call));
+        script.key(TenantKeys::new(tenant).unwritten).arg(draft.unwrap_or_default());
         reply::acquired(self.invoke(&script).await?, &request.call)
+    }
+
+    async fn free(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: Vec<u8>) -> Result<Value> {
+        let mut script = on_queue(&self.scripts.release, tenant, lease.agent());
+        script.key(TenantKeys::new(tenant).unwritten);
+        script.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?).arg(ending);
+        self.invoke(&script).await
     }
 }
 
@@ -103,9 +114,15 @@ impl SlotStore for RedisSlotStore {
     }
 
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
-        let mut script = on_queue(&self.scripts.release, tenant, lease.agent());
-        script.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?);
-        reply::released(self.invoke(&script).await?)
+        reply::released(self.free(tenant, call, lease, Vec::new()).await?)
+    }
+
+    async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+        let mut freed = reply::freed(self.free(tenant, call, lease, ending.encode()).await?)?;
+        if let Some(session) = &mut freed.session {
+            session.ending = Some(*ending);
+        }
+        Ok(freed)
     }
 
     async fn open(&self, tenant: TenantId, opening: Opening) -> Result<()> {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::domain::{
     Error, Result, Timestamp,
     ids::{CallId, LeaseId, SessionId, VoiceAgentId},
+    journal::{Ending, Freed, Opening, Unwritten},
     lease::{Acquired, BindingScope, Denial, Direction, Lease, Released, Renewed, Usage},
     lease_token::LeaseClaim,
 };
@@ -149,12 +150,65 @@ pub(super) fn opened(reply: Value) -> Result<()> {
 }
 
 pub(super) fn released(reply: Value) -> Result<Released> {
+    of_release(&mut Elements::of(reply)?)
+}
+
+pub(super) fn freed(reply: Value) -> Result<Freed> {
     let mut reply = Elements::of(reply)?;
+    let released = of_release(&mut reply)?;
+    let (session, opening): (Vec<u8>, Vec<u8>) = (reply.next()?, reply.next()?);
+    let session = if session.is_empty() { None } else { Some(unwritten(&session, &opening, &[])?) };
+    Ok(Freed { released, session })
+}
+
+fn of_release(reply: &mut Elements) -> Result<Released> {
     let tag = reply.tag()?;
     if tag == "unopened" {
         return Err(Error::Unopened);
     }
     Ok(Released { released: tag == "released", usage: reply.usage()? })
+}
+
+/// session, opening, ending; nothing at all where nothing is kept.
+pub(super) fn found(reply: Value) -> Result<Option<Unwritten>> {
+    let mut reply = Elements::of(reply)?;
+    if reply.0.as_slice().is_empty() {
+        return Ok(None);
+    }
+    let (session, opening, ending): (Vec<u8>, Vec<u8>, Vec<u8>) = (reply.next()?, reply.next()?, reply.next()?);
+    unwritten(&session, &opening, &ending).map(Some)
+}
+
+/// cursor, then field and entry of each; one that cannot be read is left where it is, and said.
+pub(super) fn stale(reply: Value) -> Result<(String, Vec<Unwritten>)> {
+    let mut reply = Elements::of(reply)?;
+    let cursor = reply.next()?;
+    let mut found = Vec::new();
+    while !reply.0.as_slice().is_empty() {
+        let (field, entry): (Vec<u8>, Vec<u8>) = (reply.next()?, reply.next()?);
+        let parts = match field.split_first() {
+            Some((b'o', session)) => unwritten(session, &entry, &[]),
+            Some((b'e', session)) => unwritten(session, &[], &entry),
+            _ => Err(malformed("an unwritten entry is of no kind")),
+        };
+        match parts {
+            Ok(parts) => found.push(parts),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "an unwritten entry cannot be read");
+            }
+        }
+    }
+    Ok((cursor, found))
+}
+
+fn unwritten(session: &[u8], opening: &[u8], ending: &[u8]) -> Result<Unwritten> {
+    let session = Uuid::from_slice(session).map_err(|error| malformed(&error.to_string()))?;
+    let session = SessionId::from_uuid(session);
+    let unreadable = || malformed(&format!("what is kept of {session} cannot be read"));
+    let opening =
+        if opening.is_empty() { None } else { Some(Opening::decode(session, opening).ok_or_else(unreadable)?) };
+    let ending = if ending.is_empty() { None } else { Some(Ending::decode(ending).ok_or_else(unreadable)?) };
+    Ok(Unwritten { session, opening, ending })
 }
 
 pub(super) fn leases(reply: Value, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {

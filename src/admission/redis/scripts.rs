@@ -24,6 +24,9 @@ pub(super) struct Scripts {
     pub(super) enqueue: Script,
     pub(super) tend: Script,
     pub(super) leave: Script,
+    pub(super) unwritten: Script,
+    pub(super) stale: Script,
+    pub(super) forget: Script,
 }
 
 impl Scripts {
@@ -44,6 +47,9 @@ impl Scripts {
             enqueue: with_queue(include_str!("enqueue.lua")),
             tend: with_queue(include_str!("tend.lua")),
             leave: with_queue(include_str!("leave.lua")),
+            unwritten: with_lib(include_str!("unwritten.lua")),
+            stale: with_lib(include_str!("stale.lua")),
+            forget: with_lib(include_str!("forget.lua")),
         }
     }
 }
@@ -56,6 +62,7 @@ pub(super) struct TenantKeys {
     pub(super) limits: String,
     pub(super) replicas: String,
     pub(super) agents: String,
+    pub(super) unwritten: String,
 }
 
 impl TenantKeys {
@@ -67,6 +74,7 @@ impl TenantKeys {
             limits: key("limits"),
             replicas: key("replicas"),
             agents: key("agents"),
+            unwritten: key("unwritten"),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::domain::{
     Clock, Timestamp,
     ids::{CallId, LeaseId, TenantId},
+    journal::Ending,
     lease::LEASE_TTL_MAX,
 };
 
@@ -23,6 +24,8 @@ pub(super) struct Kept {
     pub(super) tenant: TenantId,
     pub(super) call: CallId,
     pub(super) lease: LeaseId,
+    /// How the session ended, where the release is to say so.
+    pub(super) ending: Option<Ending>,
     /// When the lease is over whatever it was.
     give_up: Timestamp,
 }
@@ -45,13 +48,15 @@ impl Releases {
     }
 
     /// False where there is no room: the lease will run out.
-    pub(super) fn keep(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> bool {
+    pub(super) fn keep(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: Option<Ending>) -> bool {
         let give_up = self.clock.now().plus(LEASE_TTL_MAX);
         let mut kept = self.kept();
         if kept.len() >= self.most && !kept.contains_key(&lease) {
             return false;
         }
-        kept.entry(lease).or_insert_with(|| Kept { tenant, call: call.clone(), lease, give_up });
+        let release = || Kept { tenant, call: call.clone(), lease, ending, give_up };
+        let release = kept.entry(lease).or_insert_with(release);
+        release.ending = release.ending.or(ending);
         drop(kept);
         self.news.notify_one();
         true
@@ -92,7 +97,7 @@ impl Releases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Env, clock::ManualClock, ids::VoiceAgentId};
+    use crate::domain::{Env, clock::ManualClock, ids::VoiceAgentId, session::Outcome};
 
     #[test]
     fn a_release_is_kept_once_until_it_is_taken_or_its_lease_must_be_over() {
@@ -101,13 +106,16 @@ mod tests {
         let tenant = TenantId::new(&env);
         let call = "call".parse().expect("a call id");
         let leases: Vec<_> = (0..3).map(|_| LeaseId::new(&env, VoiceAgentId::new(&env))).collect();
-        assert!(releases.keep(tenant, &call, leases[0]) && releases.keep(tenant, &call, leases[0]));
+        let keep = |lease: usize, ending| releases.keep(tenant, &call, leases[lease], ending);
+        assert!(keep(0, None) && keep(0, None));
         clock.advance(Duration::from_secs(1));
-        assert!(releases.keep(tenant, &call, leases[1]));
-        assert!(!releases.keep(tenant, &call, leases[2]), "there is room for two");
+        let ending = Some(Ending { outcome: Outcome::Hangup, at: Timestamp::from_millis(1_800_000_000_000) });
+        assert!(keep(1, None) && keep(1, ending) && keep(1, None));
+        assert!(!keep(2, ending), "there is room for two");
         assert_eq!((releases.len(), releases.some(1).len(), releases.some(9).len()), (2, 1, 2));
         clock.advance(Duration::from_secs(299));
-        assert_eq!(releases.some(9).iter().map(|kept| kept.lease).collect::<Vec<_>>(), [leases[1]]);
+        let left: Vec<_> = releases.some(9).iter().map(|kept| (kept.lease, kept.ending)).collect();
+        assert_eq!(left, [(leases[1], ending)], "the ending that was said stays");
         releases.taken(leases[1]);
         assert_eq!(releases.len(), 0);
     }

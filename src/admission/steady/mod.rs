@@ -3,7 +3,7 @@
 //! Around any [`SlotStore`]. Where that one does not know a tenant, this one finds out whether the tenant is new or its
 //! data is gone, opens the tenant's books accordingly and asks again; so what stands on it never sees
 //! [`Error::Unopened`]. Data was lost if this replica has itself seen the tenant a moment ago, or if the tenant has live
-//! calls ([`History`]); where neither can be known, that counts as a loss: the store never guesses.
+//! calls ([`LiveCalls`]); where neither can be known, that counts as a loss: the store never guesses.
 //!
 //! A recovery lasts one lease: the longest that a live call is known to be given. Whoever holds one renews it within.
 //!
@@ -31,6 +31,7 @@ use crate::domain::{
     Clock, Error, Result,
     error::Dependency,
     ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+    journal::{Ending, Freed},
     lease::{
         Acquire, Acquired, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, Lease, Opening, Proven, RECOVERY_MIN, Released, Renewal,
         Renewed, Usage,
@@ -43,13 +44,13 @@ const STRIPES: usize = 64;
 /// Books that are gone as often as they are opened are no loss but a fault.
 const ATTEMPTS: usize = 3;
 /// How long the database gets to say whether a tenant has live calls. It cannot then: it is away.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
+const LIVE_CALLS_PATIENCE: Duration = Duration::from_secs(2);
 /// Releases that are tried at a time.
 const BATCH: usize = 64;
 
 /// What is known of a tenant's calls elsewhere than in the slot store.
 #[async_trait]
-pub trait History: Send + Sync + std::fmt::Debug {
+pub trait LiveCalls: Send + Sync + std::fmt::Debug {
     /// The longest life that the lease of a live call of the tenant is given at once; nothing if it has no live call.
     async fn longest_lease(&self, tenant: TenantId) -> Result<Option<Duration>>;
 }
@@ -58,7 +59,7 @@ pub trait History: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct SteadySlots {
     store: Arc<dyn SlotStore>,
-    history: Arc<dyn History>,
+    live_calls: Arc<dyn LiveCalls>,
     seen: Seen,
     opening: [Mutex<()>; STRIPES],
     hasher: RandomState,
@@ -66,10 +67,10 @@ pub struct SteadySlots {
 }
 
 impl SteadySlots {
-    pub fn new(store: Arc<dyn SlotStore>, history: Arc<dyn History>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(store: Arc<dyn SlotStore>, live_calls: Arc<dyn LiveCalls>, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
-            history,
+            live_calls,
             seen: Seen::new(clock.clone()),
             opening: std::array::from_fn(|_| Mutex::new(())),
             hasher: RandomState::new(),
@@ -96,11 +97,11 @@ impl SteadySlots {
         if testimony == Testimony::KnownAgain {
             return Ok(());
         }
-        let history = tokio::time::timeout(HISTORY_PATIENCE, self.history.longest_lease(tenant));
-        let history = history.await.unwrap_or_else(|_| Err(Error::unavailable(Dependency::Database, "it is too slow")));
-        let opening = judge(testimony, &history);
+        let told = tokio::time::timeout(LIVE_CALLS_PATIENCE, self.live_calls.longest_lease(tenant));
+        let told = told.await.unwrap_or_else(|_| Err(Error::unavailable(Dependency::Database, "it is too slow")));
+        let opening = judge(testimony, &told);
         if let Opening::Recovering { span, witnessed } = opening {
-            let unknown = history.err();
+            let unknown = told.err();
             tracing::warn!(
                 tenant.id = %tenant, recovery.seconds = span.as_secs_f64(), recovery.witnessed = witnessed,
                 error = unknown.as_ref().map(|error| error as &dyn std::error::Error),
@@ -147,19 +148,44 @@ impl SteadySlots {
             if some.is_empty() {
                 return true;
             }
-            for Kept { tenant, call, lease, .. } in some {
-                match self.opened(tenant, || self.store.release(tenant, &call, lease)).await {
+            for kept in some {
+                let Kept { call, lease, .. } = &kept;
+                match self.release_again(&kept).await {
                     Err(Error::Unavailable(..)) => return false,
-                    Ok(_) => self.releases.taken(lease),
+                    Ok(()) => self.releases.taken(*lease),
                     Err(error) => {
                         tracing::error!(
                             call.id = %call, lease.id = %lease, error = &error as &dyn std::error::Error,
                             "a slot cannot be released and will run out"
                         );
-                        self.releases.taken(lease);
+                        self.releases.taken(*lease);
                     }
                 }
             }
+        }
+    }
+
+    /// What the store then keeps of the session, whoever looks for unwritten ones writes.
+    async fn release_again(&self, Kept { tenant, call, lease, ending, .. }: &Kept) -> Result<()> {
+        match ending {
+            Some(ending) => {
+                let release = || self.store.release_ending(*tenant, call, *lease, ending);
+                self.opened(*tenant, release).await.map(|_| ())
+            }
+            None => self.opened(*tenant, || self.store.release(*tenant, call, *lease)).await.map(|_| ()),
+        }
+    }
+
+    /// A release that the store cannot take now is tried again.
+    fn keep_refused<T>(
+        &self,
+        answer: &Result<T>,
+        tenant: TenantId,
+        (call, lease): (&CallId, LeaseId),
+        ending: Option<Ending>,
+    ) {
+        if matches!(answer, Err(Error::Unavailable(..))) && !self.releases.keep(tenant, call, lease, ending) {
+            tracing::warn!(call.id = %call, lease.id = %lease, "too many releases are kept: this slot will run out");
         }
     }
 
@@ -169,12 +195,12 @@ impl SteadySlots {
 }
 
 /// How to begin, by what this replica has seen and what the database tells.
-fn judge(testimony: Testimony, history: &Result<Option<Duration>>) -> Opening {
+fn judge(testimony: Testimony, told: &Result<Option<Duration>>) -> Opening {
     let recovering = |longest: Duration, witnessed| Opening::Recovering {
         span: longest.clamp(RECOVERY_MIN, LEASE_TTL_MAX),
         witnessed,
     };
-    match (testimony, history) {
+    match (testimony, told) {
         (Testimony::WasThere(seen), Ok(told)) => recovering(seen.max(told.unwrap_or_default()), true),
         (Testimony::WasThere(seen), Err(_)) => recovering(seen.max(LEASE_TTL_DEFAULT), true),
         (_, Ok(Some(told))) => recovering(*told, false),
@@ -219,9 +245,14 @@ impl SlotStore for SteadySlots {
     /// A release that the store cannot take now is an error to the caller, and is tried again all the same.
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
         let answer = self.opened(tenant, || self.store.release(tenant, call, lease)).await;
-        if matches!(answer, Err(Error::Unavailable(..))) && !self.releases.keep(tenant, call, lease) {
-            tracing::warn!(call.id = %call, lease.id = %lease, "too many releases are kept: this slot will run out");
-        }
+        self.keep_refused(&answer, tenant, (call, lease), None);
+        answer
+    }
+
+    /// The same, and how the session ended is kept with it.
+    async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+        let answer = self.opened(tenant, || self.store.release_ending(tenant, call, lease, ending)).await;
+        self.keep_refused(&answer, tenant, (call, lease), Some(*ending));
         answer
     }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use diesel::{
     IntoSql as _, QueryDsl as _, QueryResult,
-    prelude::{Queryable, Selectable},
+    prelude::{Insertable, Queryable, Selectable},
     sql_types::{BigInt, Bool, Nullable, Text},
 };
 use diesel_async::RunQueryDsl as _;
 
 use crate::{
     db::{
-        Connection, corrupt,
+        Connection, corrupt, query,
         schema::{sessions, voice_agents},
         types::{At, Document, Id, Json, Moment, Uid},
     },
@@ -24,30 +24,30 @@ use crate::{
     sessions::ActiveCall,
 };
 
-#[derive(Debug, Clone, Queryable, Selectable)]
-#[diesel(table_name = sessions)]
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = sessions, treat_none_as_default_value = false)]
 pub(super) struct SessionRow {
     pub(super) tenant_id: Uid,
-    id: Uid,
+    pub(super) id: Uid,
     pub(super) call_id: String,
     pub(super) voice_agent_id: Uid,
-    voice_agent_revision: i64,
+    pub(super) voice_agent_revision: i64,
     pub(super) lease_id: String,
     pub(super) fence: i64,
-    direction: String,
-    node_id: Option<String>,
-    sandbox: bool,
-    routing: Json,
-    metadata: Json,
-    state: Json,
-    status: String,
-    outcome: Option<String>,
+    pub(super) direction: String,
+    pub(super) node_id: Option<String>,
+    pub(super) sandbox: bool,
+    pub(super) routing: Json,
+    pub(super) metadata: Json,
+    pub(super) state: Json,
+    pub(super) status: String,
+    pub(super) outcome: Option<String>,
     pub(super) started_at: At,
-    answered_at: Option<At>,
-    ended_at: Option<At>,
-    lease_expires_at: At,
-    version: i64,
-    lease_ttl_ms: i64,
+    pub(super) answered_at: Option<At>,
+    pub(super) ended_at: Option<At>,
+    pub(super) lease_expires_at: At,
+    pub(super) version: i64,
+    pub(super) lease_ttl_ms: i64,
 }
 
 impl SessionRow {
@@ -174,6 +174,12 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         Connection::Sqlite(sqlite) => into.values(values).on_conflict_do_nothing().execute(sqlite).await?,
     };
     Ok(written == 1)
+}
+
+/// Writes `row` whether its agent exists or not. False if the session or its lease has a row, or its call an active one.
+pub(super) async fn insert_as_it_is(conn: &mut Connection, row: SessionRow) -> QueryResult<bool> {
+    let insert = diesel::insert_into(sessions::table).values(row).on_conflict_do_nothing();
+    Ok(query!(conn, c => insert.execute(c).await)? == 1)
 }
 
 fn word<T>(known: Option<T>, column: &'static str) -> Result<T> {

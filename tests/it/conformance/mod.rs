@@ -5,6 +5,7 @@
 
 mod database;
 mod fence;
+mod journal;
 mod operation_store;
 mod rate_limiter;
 mod session_store;

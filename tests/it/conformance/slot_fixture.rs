@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use voxgate::{
-    admission::{History, MemorySlotStore, RedisSlotStore, SlotStore, SteadySlots},
+    admission::{LiveCalls, MemorySlotStore, RedisSlotStore, SlotStore, SteadySlots},
     domain::{
         Clock, Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
@@ -39,7 +39,7 @@ pub(crate) trait Fixture: Send + Sync {
 pub(crate) struct NoHistory;
 
 #[async_trait]
-impl History for NoHistory {
+impl LiveCalls for NoHistory {
     async fn longest_lease(&self, _: TenantId) -> voxgate::domain::Result<Option<Duration>> {
         Ok(None)
     }
@@ -168,6 +168,7 @@ impl Caller {
             priority: 0,
             ttl: secs(60),
             limits: limit(10),
+            draft: None,
         }
     }
 

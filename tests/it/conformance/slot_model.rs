@@ -579,6 +579,7 @@ impl Names<'_> {
                 tenant_limit: model.caps[cap_version],
                 tenant_version: i64::try_from(cap_version).expect("small"),
             },
+            draft: None,
         };
         let store = witness.store.clone();
         let answer = if probe { store.probe(self.tenant, &request) } else { store.acquire(self.tenant, &request) };

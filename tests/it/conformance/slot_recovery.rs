@@ -293,7 +293,7 @@ async fn a_replica_that_never_saw_the_tenant_recovers_it_if_the_database_knows_i
     use std::{sync::Arc, time::Duration};
 
     use voxgate::{
-        admission::{History, MemorySlotStore, SteadySlots},
+        admission::{LiveCalls, MemorySlotStore, SteadySlots},
         domain::{Result, clock::SystemClock, ids::TenantId},
     };
 
@@ -302,7 +302,7 @@ async fn a_replica_that_never_saw_the_tenant_recovers_it_if_the_database_knows_i
     struct Told(Option<Duration>);
 
     #[async_trait::async_trait]
-    impl History for Told {
+    impl LiveCalls for Told {
         async fn longest_lease(&self, _: TenantId) -> Result<Option<Duration>> {
             let away = || Error::unavailable(voxgate::domain::error::Dependency::Database, "away");
             self.0.map(Some).ok_or_else(away)

@@ -101,6 +101,11 @@ impl PrivatePostgres {
         self.again = None;
     }
 
+    /// Sends a signal to all of its processes: after `STOP` it takes connections and answers nothing until `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.again.as_ref().unwrap_or(&self.home).signal_family(name);
+    }
+
     /// Starts it again, on the same port and the same data.
     pub(crate) fn start_again(&mut self) {
         let folder = Process::folder("postgres-again");
@@ -174,6 +179,13 @@ fn is_root() -> bool {
 /// The URL of the same database for its superuser.
 pub(crate) fn as_superuser(url: &str) -> String {
     url.replacen("voxgate@", "postgres@", 1)
+}
+
+/// A connection for what a test asks itself.
+pub(crate) async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres runs");
+    tokio::spawn(connection);
+    client
 }
 
 /// Runs statements on a connection of their own.

@@ -73,6 +73,20 @@ impl Process {
         assert!(status.expect("kill runs").success(), "process {} took no {name}", self.pid);
     }
 
+    /// The same, also to all processes that it has started.
+    pub(crate) fn signal_family(&self, name: &str) {
+        let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+        let is_child = |pid: &String| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            parent == Some(self.pid)
+        };
+        let children = processes.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_child);
+        // A child may end of itself in between.
+        let _ = Command::new("kill").arg(format!("-{name}")).args(children).status();
+        self.signal(name);
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))

@@ -122,6 +122,13 @@ impl TestServer {
         Self::start(configured(config, &[]), &["serve", "--config", CONFIG_FILE], &stores, key)
     }
 
+    /// `voxgate serve` under the limits of a TOML file.
+    pub(crate) fn production_with(database_url: &str, redis_url: &str, limits: &str) -> Self {
+        let stores = stores(database_url, redis_url);
+        let key = operator_key(&stores);
+        Self::configured(database_url, redis_url, key, &format!("{limits}{}", redis::PATIENT))
+    }
+
     /// A number that `/metrics` tells; 0 where nothing was counted yet.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let metrics = self.get("/metrics").expect("the metrics");

@@ -1,0 +1,44 @@
+//! What goes on beside the requests.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Stores, rooms::Rooms};
+use crate::{calls::Calls, sessions::Journal, telemetry};
+
+pub(super) async fn write(journal: Arc<Journal>, said_all: CancellationToken) {
+    journal.write_until(said_all).await;
+}
+
+pub(super) async fn sweep(calls: Calls, closing: CancellationToken) {
+    tokio::join!(calls.sweep_until(closing.clone()), calls.reconcile_until(closing));
+}
+
+pub(super) async fn tend(calls: Calls, closing: CancellationToken) {
+    calls.tend_until(closing).await;
+}
+
+/// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used and
+/// what killed replicas left, releasing what the slot store would not release, and adding up what was measured.
+pub(super) fn upkeep(
+    stores: &Stores,
+    rooms: &Rooms,
+    metrics: PrometheusHandle,
+    closing: &CancellationToken,
+) -> JoinHandle<()> {
+    let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
+    let (slots, journal, closing) = (rooms.slots.clone(), rooms.journal.clone(), closing.clone());
+    tokio::spawn(async move {
+        let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
+        tokio::join!(
+            database.tell_changes(changes, closing.clone()),
+            uses.write_until(closing.clone()),
+            journal.adopt_until(closing.clone()),
+            slots.retry_releases_until(closing),
+            adding_up
+        );
+    })
+}

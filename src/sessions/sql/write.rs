@@ -1,0 +1,300 @@
+//! Many sessions at once: what the journal writes behind.
+//!
+//! On Postgres two statements take a whole batch, each of one text whatever the number of rows, so that it is prepared
+//! once. SQLite is in the process: a statement a row costs it nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use diesel::{
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryableByName,
+    sql_types::{Array, BigInt, Bool, Nullable, Text},
+};
+use diesel_async::RunQueryDsl as _;
+
+use super::{
+    super::{Entry, Written},
+    OPEN_ATTEMPTS, hold_agent,
+    row::{SessionRow, insert_as_it_is},
+};
+use crate::{
+    db::{
+        Connection, Prepared, query,
+        schema::{sessions, voice_agents},
+        types::{At, Document, Id, Json, Moment, Uid},
+    },
+    domain::{
+        Error, Result,
+        clock::Timestamp,
+        error::Dependency,
+        ids::{SessionId, TenantId, VoiceAgentId},
+        journal::Ending,
+        session::{Outcome, Session, SessionStatus},
+    },
+};
+
+/// In the order of the table's columns, of which the tenant is the first.
+const INSERT: &str = "INSERT INTO sessions (tenant_id, id, call_id, voice_agent_id, voice_agent_revision, lease_id, \
+    fence, direction, node_id, sandbox, routing, metadata, state, status, outcome, started_at, answered_at, ended_at, \
+    lease_expires_at, version, lease_ttl_ms) \
+    SELECT $1, * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+    ON CONFLICT DO NOTHING RETURNING id";
+
+const END: &str = "UPDATE sessions SET status = e.status, outcome = e.outcome, ended_at = e.ended_at, \
+    version = version + 1 FROM unnest($2, $3, $4, $5) AS e (id, status, outcome, ended_at) \
+    WHERE sessions.tenant_id = $1 AND sessions.id = e.id AND sessions.status = 'ACTIVE' RETURNING sessions.id";
+
+#[derive(QueryableByName)]
+struct Found {
+    #[diesel(sql_type = Id)]
+    id: Uid,
+}
+
+pub(super) async fn write(
+    conn: &mut Connection,
+    tenant: TenantId,
+    entries: Vec<Entry>,
+    now: Timestamp,
+) -> Result<Vec<Written>> {
+    // Ends first: the call of one may have been admitted again in the same batch.
+    let alone = |entry: &&Entry| entry.opening.is_none();
+    let mut known = end_all(conn, tenant, endings(entries.iter().filter(alone))).await?;
+
+    let agents = hold_agents(conn, tenant, &entries).await?;
+    let mut rows = Vec::with_capacity(entries.len());
+    let mut orphaned = HashSet::new();
+    for (entry, opening) in entries.iter().filter_map(|entry| Some((entry, entry.opening.as_ref()?))) {
+        let ending = entry.ending.or_else(|| {
+            let deleted = !agents.contains(&opening.agent);
+            deleted.then(|| {
+                orphaned.insert(entry.session);
+                Ending { outcome: Outcome::AgentDeleted, at: now }
+            })
+        });
+        rows.push(SessionRow::of(tenant, &as_it_is(opening, ending))?);
+    }
+    // In one order everywhere: two replicas that write the same sessions wait for each other and never in a circle.
+    rows.sort_unstable_by_key(|row| row.id.0);
+    let inserted = insert_all(conn, tenant, rows).await?;
+    known.extend(&inserted);
+
+    // What is neither new nor ended now was there before, or is kept out by another session of its call.
+    let left: Vec<&Entry> = entries.iter().filter(|entry| !known.contains(&entry.session)).collect();
+    let there = existing(conn, tenant, &left).await?;
+    let begun = |entry: &&&Entry| entry.opening.is_some() && there.contains(&entry.session);
+    end_all(conn, tenant, endings(left.iter().filter(begun).copied())).await?;
+    let keep_out = active_of_calls(conn, tenant, left.iter().filter(|entry| !there.contains(&entry.session))).await?;
+
+    let fate = |entry: &Entry| match &entry.opening {
+        _ if inserted.contains(&entry.session) && orphaned.contains(&entry.session) => Written::AgentDeleted,
+        _ if known.contains(&entry.session) || there.contains(&entry.session) => Written::Done,
+        Some(opening) => Written::Blocked { by: keep_out.get(opening.call.as_str()).copied() },
+        None => Written::Missing,
+    };
+    Ok(entries.iter().map(fate).collect())
+}
+
+/// See [`History::displace`](super::super::History::displace).
+pub(super) async fn displace(conn: &mut Connection, tenant: TenantId, entry: Entry, now: Timestamp) -> Result<Written> {
+    let Some(opening) = entry.opening.clone() else { return Ok(Written::Missing) };
+    for _ in 0..OPEN_ATTEMPTS {
+        let others = sessions::table
+            .filter(sessions::tenant_id.eq(tenant))
+            .filter(sessions::call_id.eq(opening.call.as_str()))
+            .filter(sessions::status.eq(SessionStatus::Active.as_str()))
+            .filter(sessions::id.ne(opening.id));
+        let other = others.select((sessions::fence, sessions::started_at));
+        let other = query!(conn, c => other.first::<(i64, At)>(c).await).optional()?;
+        let mut ending = entry.ending;
+        let mut written = Written::Done;
+        if ending.is_none() && !hold_agent(conn, tenant.into(), opening.agent.into()).await? {
+            ending = Some(Ending { outcome: Outcome::AgentDeleted, at: now });
+            written = Written::AgentDeleted;
+        }
+        match other {
+            _ if ending.is_some() => {}
+            // Every grant takes its fence from the store's clock, so the greater one is the later one.
+            Some((fence, At(at))) if fence > opening.fence => {
+                ending = Some(Ending { outcome: Outcome::LeaseExpired, at });
+            }
+            _ => {
+                let outcome = Outcome::LeaseExpired;
+                query!(conn, c => diesel::update(others)
+                    .set((
+                        sessions::status.eq(outcome.status().as_str()),
+                        sessions::outcome.eq(outcome.as_str()),
+                        sessions::ended_at.eq(opening.started_at),
+                        sessions::version.eq(sessions::version + 1),
+                    ))
+                    .execute(c)
+                    .await)?;
+            }
+        }
+        let row = SessionRow::of(tenant, &as_it_is(&opening, ending))?;
+        if insert_as_it_is(conn, row).await? {
+            return Ok(written);
+        }
+        if existing(conn, tenant, &[&entry]).await?.contains(&entry.session) {
+            end_all(conn, tenant, endings(std::iter::once(&entry))).await?;
+            return Ok(Written::Done);
+        }
+        // Somebody opened another one in between: look again, and see theirs.
+    }
+    Err(Error::unavailable(Dependency::Database, "a session was overtaken again and again while it was written"))
+}
+
+fn as_it_is(opening: &Session, ending: Option<Ending>) -> Session {
+    match ending {
+        Some(ending) => ending.applied_to(opening.clone()),
+        None => opening.clone(),
+    }
+}
+
+fn endings<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<(SessionId, Ending)> {
+    entries.filter_map(|entry| Some((entry.session, entry.ending?))).collect()
+}
+
+/// Which of the agents exist that sessions are to be active of. Until the transaction ends nobody removes them.
+async fn hold_agents(conn: &mut Connection, tenant: TenantId, entries: &[Entry]) -> Result<HashSet<VoiceAgentId>> {
+    let active = entries.iter().filter(|entry| entry.ending.is_none()).filter_map(|entry| entry.opening.as_ref());
+    let wanted: HashSet<VoiceAgentId> = active.map(|session| session.agent).collect();
+    if wanted.is_empty() {
+        return Ok(wanted);
+    }
+    let mut wanted: Vec<Uid> = wanted.into_iter().map(Uid::from).collect();
+    wanted.sort_unstable_by_key(|id| id.0);
+    let held: Vec<Uid> = match conn {
+        Connection::Postgres(pg) => {
+            let text = "SELECT id FROM voice_agents WHERE tenant_id = $1 AND id = ANY($2) ORDER BY id FOR KEY SHARE";
+            let query = diesel::sql_query(text).bind::<Id, _>(Uid::from(tenant)).bind::<Array<Id>, _>(wanted);
+            let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
+            found.into_iter().map(|found| found.id).collect()
+        }
+        // Its transactions exclude each other from their beginning.
+        Connection::Sqlite(sqlite) => {
+            let found = voice_agents::table.filter(voice_agents::tenant_id.eq(tenant));
+            found.filter(voice_agents::id.eq_any(wanted)).select(voice_agents::id).load(sqlite).await?
+        }
+    };
+    Ok(held.into_iter().map(Into::into).collect())
+}
+
+/// Ends what of these is active, and answers which that were.
+async fn end_all(
+    conn: &mut Connection,
+    tenant: TenantId,
+    endings: Vec<(SessionId, Ending)>,
+) -> Result<HashSet<SessionId>> {
+    let mut ended = HashSet::new();
+    if endings.is_empty() {
+        return Ok(ended);
+    }
+    match conn {
+        Connection::Postgres(pg) => {
+            let outcomes = || endings.iter().map(|(_, ending)| ending.outcome);
+            let query = diesel::sql_query(END)
+                .bind::<Id, _>(Uid::from(tenant))
+                .bind::<Array<Id>, _>(endings.iter().map(|(id, _)| Uid::from(*id)).collect::<Vec<_>>())
+                .bind::<Array<Text>, _>(outcomes().map(|outcome| outcome.status().as_str()).collect::<Vec<_>>())
+                .bind::<Array<Text>, _>(outcomes().map(Outcome::as_str).collect::<Vec<_>>())
+                .bind::<Array<Moment>, _>(endings.iter().map(|(_, ending)| At(ending.at)).collect::<Vec<_>>());
+            let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
+            ended.extend(found.into_iter().map(|found| SessionId::from(found.id)));
+        }
+        Connection::Sqlite(sqlite) => {
+            for (id, Ending { outcome, at }) in endings {
+                let target =
+                    sessions::table.find((tenant, id)).filter(sessions::status.eq(SessionStatus::Active.as_str()));
+                let update = diesel::update(target).set((
+                    sessions::status.eq(outcome.status().as_str()),
+                    sessions::outcome.eq(outcome.as_str()),
+                    sessions::ended_at.eq(at),
+                    sessions::version.eq(sessions::version + 1),
+                ));
+                if Prepared(update).execute(&mut *sqlite).await? == 1 {
+                    ended.insert(id);
+                }
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// Writes rows and answers which are new: not those whose session, lease or active call is there already.
+async fn insert_all(conn: &mut Connection, tenant: TenantId, rows: Vec<SessionRow>) -> Result<HashSet<SessionId>> {
+    let mut inserted = HashSet::new();
+    if rows.is_empty() {
+        return Ok(inserted);
+    }
+    match conn {
+        Connection::Postgres(pg) => {
+            macro_rules! column {
+                ($field:ident: $value:ty) => {
+                    rows.iter().map(|row| row.$field.clone()).collect::<Vec<$value>>()
+                };
+            }
+            let query = diesel::sql_query(INSERT)
+                .bind::<Id, _>(Uid::from(tenant))
+                .bind::<Array<Id>, _>(column!(id: Uid))
+                .bind::<Array<Text>, _>(column!(call_id: String))
+                .bind::<Array<Id>, _>(column!(voice_agent_id: Uid))
+                .bind::<Array<BigInt>, _>(column!(voice_agent_revision: i64))
+                .bind::<Array<Text>, _>(column!(lease_id: String))
+                .bind::<Array<BigInt>, _>(column!(fence: i64))
+                .bind::<Array<Text>, _>(column!(direction: String))
+                .bind::<Array<Nullable<Text>>, _>(column!(node_id: Option<String>))
+                .bind::<Array<Bool>, _>(column!(sandbox: bool))
+                .bind::<Array<Document>, _>(column!(routing: Json))
+                .bind::<Array<Document>, _>(column!(metadata: Json))
+                .bind::<Array<Document>, _>(column!(state: Json))
+                .bind::<Array<Text>, _>(column!(status: String))
+                .bind::<Array<Nullable<Text>>, _>(column!(outcome: Option<String>))
+                .bind::<Array<Moment>, _>(column!(started_at: At))
+                .bind::<Array<Nullable<Moment>>, _>(column!(answered_at: Option<At>))
+                .bind::<Array<Nullable<Moment>>, _>(column!(ended_at: Option<At>))
+                .bind::<Array<Moment>, _>(column!(lease_expires_at: At))
+                .bind::<Array<BigInt>, _>(column!(version: i64))
+                .bind::<Array<BigInt>, _>(column!(lease_ttl_ms: i64));
+            let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
+            inserted.extend(found.into_iter().map(|found| SessionId::from(found.id)));
+        }
+        Connection::Sqlite(_) => {
+            for row in rows {
+                let id = SessionId::from(row.id);
+                if insert_as_it_is(conn, row).await? {
+                    inserted.insert(id);
+                }
+            }
+        }
+    }
+    Ok(inserted)
+}
+
+/// Which of the entries' sessions have a row.
+async fn existing(conn: &mut Connection, tenant: TenantId, entries: &[&Entry]) -> Result<HashSet<SessionId>> {
+    if entries.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uid> = entries.iter().map(|entry| Uid::from(entry.session)).collect();
+    let found = sessions::table.filter(sessions::tenant_id.eq(tenant)).filter(sessions::id.eq_any(ids));
+    let found: Vec<Uid> = query!(conn, c => found.select(sessions::id).load(c).await)?;
+    Ok(found.into_iter().map(Into::into).collect())
+}
+
+/// The active session of each call of the entries that has one.
+async fn active_of_calls<'e>(
+    conn: &mut Connection,
+    tenant: TenantId,
+    entries: impl Iterator<Item = &'e &'e Entry>,
+) -> Result<HashMap<String, SessionId>> {
+    let calls = entries.filter_map(|entry| Some(entry.opening.as_ref()?.call.as_str().to_owned()));
+    let calls: Vec<String> = calls.collect();
+    if calls.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let active = sessions::table
+        .filter(sessions::tenant_id.eq(tenant))
+        .filter(sessions::call_id.eq_any(calls))
+        .filter(sessions::status.eq(SessionStatus::Active.as_str()));
+    let found: Vec<(String, Uid)> = query!(conn, c => active.select((sessions::call_id, sessions::id)).load(c).await)?;
+    Ok(found.into_iter().map(|(call, id)| (call, id.into())).collect())
+}
