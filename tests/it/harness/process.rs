@@ -6,8 +6,13 @@
 use std::{
     fs,
     net::TcpListener,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -100,9 +105,16 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago.
+/// Below those from which the system serves outgoing connections: none of these is taken before its server listens.
+const PORTS: Range<u32> = 10_000..32_000;
+
+/// A port that nobody listens on, and that this process has not been given before.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+    // Where another run on this machine is unlikely to begin.
+    static GIVEN: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(997)));
+    let next = || PORTS.start + GIVEN.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+    let mut ports = PORTS.map(|_| u16::try_from(next()).expect("a port"));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 /// Asks `probe` until it answers; panics with `what` after `patience`.

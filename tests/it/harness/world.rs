@@ -1,6 +1,6 @@
 //! A tenant of a test's own on a server, so that tests which share one do not disturb each other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -169,25 +169,13 @@ impl World {
 
     /// How the slot's session ended, once it has.
     pub(crate) async fn outcome(&self, slot: &Slot) -> SessionOutcome {
-        for _ in 0..200 {
-            let session = self.session(slot).await;
-            if session.status() != SessionStatus::Active {
-                return session.outcome();
-            }
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-        panic!("the session {} is still active", slot.session_id);
+        let ended = async || Some(self.session(slot).await).filter(|session| session.status() != SessionStatus::Active);
+        eventually("the end of the session", ended).await.outcome()
     }
 
     /// Waits until none of the agent's slots is held: a slot comes free a moment after its session has ended.
     pub(crate) async fn freed(&self, agent: &str) {
-        for _ in 0..100 {
-            if self.usage(agent).await.used == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("slots of {agent} are still held: {:?}", self.usage(agent).await);
+        eventually("the last slot to be free", async || (self.usage(agent).await.used == 0).then_some(())).await;
     }
 
     pub(crate) async fn usage(&self, agent: &str) -> Usage {
@@ -249,15 +237,12 @@ impl TestNode {
     /// Admits and releases calls until the node is given one: then it is connected.
     pub(crate) async fn wait_until_chosen(&self, world: &World) {
         let agent = world.agent(10).await;
-        for _ in 0..250 {
+        eventually("a call for the node", async || {
             let slot = world.admit(&agent.id).await;
             world.release(&slot).await;
-            if slot.node_id.as_deref() == Some(self.id.as_str()) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the node {} was not given a call", self.id);
+            (slot.node_id.as_deref() == Some(self.id.as_str())).then_some(())
+        })
+        .await;
     }
 
     /// The node leaves; its calls stay where they are.
@@ -308,6 +293,18 @@ pub(crate) fn acquire(call: &str, agent: &str) -> AcquireSlotRequest {
 
 pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
+}
+
+/// Asks `probe` until it answers; panics with `what` after a time that is less than the lease of [`acquire`].
+pub(crate) async fn eventually<T>(what: &str, probe: impl AsyncFn() -> Option<T>) -> T {
+    let asked = Instant::now();
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(30), "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A name that no other test uses.

@@ -17,7 +17,7 @@ use crate::harness::{
     postgres::{PrivatePostgres, as_superuser, execute, fresh_database},
     redis::PrivateRedis,
     server::TestServer,
-    world::{TENANT_SCOPES, World, acquire, unique},
+    world::{TENANT_SCOPES, World, acquire, eventually, unique},
 };
 
 /// Two replicas on the same stores.
@@ -118,41 +118,31 @@ async fn what_is_paused_deleted_pinned_or_capped_here_is_so_for_calls_there() {
     let cap = UpdateTenantRequest { tenant: Some(cap), update_mask: None };
     granted(here.operator.tenants().update_tenant(cap).await);
     let reason = |answer: Result<_, tonic::Status>| answer.err().map(|status: tonic::Status| status.reason());
-    eventually("the pause", || async {
+    eventually("the pause", async || {
         let answer = there.try_admit(acquire(&unique("call"), &paused.id)).await;
         if let Ok(slot) = &answer {
             there.release(slot.get_ref()).await;
         }
-        reason(answer.map(|_| ())).as_deref() == Some("VOICE_AGENT_PAUSED")
+        (reason(answer.map(|_| ())).as_deref() == Some("VOICE_AGENT_PAUSED")).then_some(())
     })
     .await;
-    eventually("the deletion", || async {
+    eventually("the deletion", async || {
         let answer = there.try_admit(acquire(&unique("call"), &deleted.id)).await;
-        reason(answer.map(|_| ())).as_deref() == Some("VOICE_AGENT_NOT_FOUND")
+        (reason(answer.map(|_| ())).as_deref() == Some("VOICE_AGENT_NOT_FOUND")).then_some(())
     })
     .await;
     let answer = granted(there.caller.agents().resolve_voice_agent(hints()).await);
     assert_eq!(answer.voice_agent.expect("an agent").id, pinned.id, "that there is none is never remembered");
-    eventually("the cap", || async {
+    eventually("the cap", async || {
         let one = there.admit(&pinned.id).await;
         let two = there.try_admit(acquire(&unique("call"), &pinned.id)).await;
         if let Ok(two) = &two {
             there.release(two.get_ref()).await;
         }
         there.release(&one).await;
-        reason(two.map(|_| ())).as_deref() == Some("MAX_CONCURRENT_EXCEEDED")
+        (reason(two.map(|_| ())).as_deref() == Some("MAX_CONCURRENT_EXCEEDED")).then_some(())
     })
     .await;
-}
-
-async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
-    for _ in 0..250 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{what} does not come through");
 }
 
 /// Asks with the key until it is refused, and answers how long that took.
@@ -218,7 +208,7 @@ async fn while_the_database_is_away_what_is_known_is_answered_and_nothing_else()
     let changed = world.caller.agents().update_voice_agent(request).await;
     refused(changed, Code::Unavailable, "DATABASE_UNAVAILABLE");
     tokio::task::block_in_place(|| postgres.start_again());
-    eventually("the database", || async { world.caller.agents().get_voice_agent(unknown.clone()).await.is_ok() }).await;
+    eventually("the database", async || world.caller.agents().get_voice_agent(unknown.clone()).await.ok()).await;
     assert_eq!(rename(&world, &known.id, "after").await.revision, 2);
     assert_eq!(get(&world, &known.id).await.name(), "after");
 }

@@ -12,7 +12,7 @@ use voxgate::proto::v1::{
 use crate::harness::{
     client::{Explained as _, granted},
     raw_node::{RawNode, hello},
-    world::{World, acquire, minimal_agent, on_both_backends, unique},
+    world::{World, acquire, eventually, minimal_agent, on_both_backends, unique},
 };
 
 on_both_backends!(
@@ -301,13 +301,6 @@ async fn the_count_of_turns_never_goes_backwards(world: World) {
     }
     // Said last, so whoever sees it sees what came before.
     raw.report(&slot.call_id, Event::Answered(Answered {})).await;
-    for _ in 0..100 {
-        let session = world.session(&slot).await;
-        if session.answered_at.is_some() {
-            assert_eq!(session.turn_count, 5);
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
-    panic!("the call was not answered");
+    let answered = async || Some(world.session(&slot).await).filter(|session| session.answered_at.is_some());
+    assert_eq!(eventually("the answer", answered).await.turn_count, 5);
 }

@@ -15,13 +15,13 @@ use crate::harness::{
     client::{Explained as _, faults, granted, refused, within},
     postgres, redis,
     server::{Backend, TestServer},
-    world::{World, acquire, minimal_agent, on_both_backends, seconds, unique},
+    world::{World, acquire, eventually, minimal_agent, on_both_backends, seconds, unique},
 };
 
 on_both_backends!(
     a_call_that_finds_a_slot_free_is_granted_it_at_once,
     a_call_that_waits_is_told_its_place_and_then_its_slot,
-    a_release_wakes_the_first_within_fifty_milliseconds,
+    a_release_wakes_the_first,
     a_caller_that_hangs_up_leaves_and_leaks_nothing,
     whoever_waits_no_longer_than_it_would_is_told_so,
     a_wait_is_bounded_by_the_callers_own_deadline,
@@ -99,14 +99,8 @@ impl Wait {
 
 /// Waits until as many wait for the agent.
 async fn queued(world: &World, agent: &str, count: i32) -> Usage {
-    for _ in 0..300 {
-        let usage = world.usage(agent).await;
-        if usage.queued == count {
-            return usage;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("expected {count} to wait, not {:?}", world.usage(agent).await);
+    let waiting = async || Some(world.usage(agent).await).filter(|usage| usage.queued == count);
+    eventually("as many who wait", waiting).await
 }
 
 async fn a_call_that_finds_a_slot_free_is_granted_it_at_once(world: World) {
@@ -138,21 +132,29 @@ async fn a_call_that_waits_is_told_its_place_and_then_its_slot(world: World) {
     assert_eq!((usage.used, usage.queued), (0, 0));
 }
 
-async fn a_release_wakes_the_first_within_fifty_milliseconds(world: World) {
+async fn a_release_wakes_the_first(world: World) {
     let agent = world.agent(1).await;
-    let mut holder = world.admit(&agent.id).await;
+    let holder = world.admit(&agent.id).await;
+    wakes(&world, &world, &agent.id, holder, 20).await;
+}
+
+/// Time after time one waits `there` for the slot that is released `here`, and is woken by that. Answers the last slot.
+async fn wakes(here: &World, there: &World, agent: &str, mut holder: Slot, times: usize) -> Slot {
     let mut took = Vec::new();
-    for _ in 0..20 {
-        let mut wait = Wait::of(&world, &agent.id).await;
+    for _ in 0..times {
+        let mut wait = Wait::of(there, agent).await;
         wait.place().await;
         let released = Instant::now();
-        world.release(&holder).await;
+        here.release(&holder).await;
         holder = wait.slot().await;
         took.push(released.elapsed());
     }
     took.sort();
-    // Of those that a busy machine did not hold up; a wake that is lost takes a second.
-    assert!(took[took.len() / 2] < Duration::from_millis(50), "{took:?}");
+    let half = took[times / 2];
+    println!("from release to grant: half within {half:?}");
+    // Who is not woken looks a second later: on any machine, these were woken.
+    assert!(half < Duration::from_millis(500), "{took:?}");
+    holder
 }
 
 async fn a_caller_that_hangs_up_leaves_and_leaks_nothing(world: World) {
@@ -484,18 +486,7 @@ async fn a_slot_freed_on_one_replica_wakes_the_first_on_another_and_a_killed_one
     let world = World::on(&first.addr, &first.admin_key).await;
     let elsewhere = world.through(&second.addr);
     let agent = world.agent(1).await;
-    let mut holder = world.admit(&agent.id).await;
-    let mut took = Vec::new();
-    for _ in 0..10 {
-        let mut wait = Wait::of(&elsewhere, &agent.id).await;
-        wait.place().await;
-        let released = Instant::now();
-        world.release(&holder).await;
-        holder = wait.slot().await;
-        took.push(released.elapsed());
-    }
-    took.sort();
-    assert!(took[took.len() / 2] < Duration::from_millis(50), "{took:?}");
+    let mut holder = wakes(&world, &elsewhere, &agent.id, world.admit(&agent.id).await, 10).await;
 
     // The messages are lost: what they said is found by looking.
     redis.command("CLIENT KILL TYPE pubsub");

@@ -14,7 +14,7 @@ use voxgate::{
 
 use crate::harness::{
     client::{Caller, Explained as _, faults, granted, refused},
-    world::{World, acquire, minimal_agent, on_both_backends, unique},
+    world::{World, acquire, eventually, minimal_agent, on_both_backends, unique},
 };
 
 on_both_backends!(
@@ -358,18 +358,21 @@ async fn a_revoked_key_opens_nothing_and_revoking_twice_succeeds(world: World) {
 }
 
 async fn an_expired_key_says_that_it_has_expired(world: World) {
-    let soon = Env::system().now().plus(Duration::from_millis(1_500)).as_millis();
+    // It must still be to come when the key is first used.
+    let soon = Env::system().now().plus(Duration::from_secs(8)).as_millis();
     let nanos = i32::try_from(soon % 1_000 * 1_000_000).expect("below a billion");
     let request = CreateApiKeyRequest {
         expires_at: Some(prost_types::Timestamp { seconds: soon / 1_000, nanos }),
+        rate_limit_per_min: Some(100_000),
         ..key_request(&world, "brief", &["voice_agents:read"])
     };
     let created = granted(world.operator.tenants().create_api_key(request).await);
     let bearer: Caller = world.operator.with(&created.secret);
     granted(bearer.agents().list_voice_agents(ListVoiceAgentsRequest::default()).await);
-    tokio::time::sleep(Duration::from_millis(1_700)).await;
-    let listed = bearer.agents().list_voice_agents(ListVoiceAgentsRequest::default()).await;
-    refused(listed, Code::Unauthenticated, "CREDENTIAL_EXPIRED");
+    let refusal = async || bearer.agents().list_voice_agents(ListVoiceAgentsRequest::default()).await.err();
+    let status = eventually("the end of the key", refusal).await;
+    assert_eq!((status.code(), &*status.reason()), (Code::Unauthenticated, "CREDENTIAL_EXPIRED"));
+    assert!(Env::system().now().as_millis() >= soon, "not before its time");
 }
 
 async fn a_key_that_an_operator_made_for_another_tenant_is_revoked_by_the_operator(world: World) {

@@ -16,7 +16,7 @@ use voxgate::{
 use crate::harness::{
     client::{Caller, Explained as _, faults, granted, refused, within},
     raw_node::{RawNode, hello},
-    world::{TestNode, World, acquire, minimal_agent, on_both_backends, policy, unique},
+    world::{TestNode, World, acquire, eventually, minimal_agent, on_both_backends, policy, unique},
 };
 
 on_both_backends!(
@@ -124,14 +124,8 @@ impl Driven {
 
     /// The operation once it has come to `state`, which may be after its caller was answered.
     async fn operation_in(&self, operation_id: &str, state: OperationState) -> Operation {
-        for _ in 0..500 {
-            let operation = self.operation(operation_id).await;
-            if operation.state() == state {
-                return operation;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("it does not come to {state:?}: {:?}", self.operation(operation_id).await);
+        let there = async || Some(self.operation(operation_id).await).filter(|operation| operation.state() == state);
+        eventually("that state of the operation", there).await
     }
 
     async fn used(&self) -> i32 {
@@ -213,20 +207,17 @@ async fn a_transfers_faulty_destination_is_named(world: World) {
 
 async fn the_state_tells_what_the_node_reported(world: World) {
     let call = Driven::by(world, Behaviour::default()).await;
-    for _ in 0..100 {
+    let state = eventually("the node's report", async || {
         let state = granted(call.state().await).call_state.expect("a state");
-        if state.ws_connected && state.phase() == CallPhase::Active {
-            assert_eq!((state.status(), state.node_id.as_str()), (SessionStatus::Active, &*call.node.id));
-            assert!(!state.held && !state.caller_muted && !state.agent_muted);
-            let usage = state.agent_usage.expect("the agent's usage");
-            assert_eq!((usage.used, usage.limit), (1, 3));
-            assert_eq!(state.legs.len(), 2, "the caller's and the AI's: {:?}", state.legs);
-            assert!(call.session().await.answered_at.is_some());
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the node's report did not arrive");
+        Some(state).filter(|state| state.ws_connected && state.phase() == CallPhase::Active)
+    })
+    .await;
+    assert_eq!((state.status(), state.node_id.as_str()), (SessionStatus::Active, &*call.node.id));
+    assert!(!state.held && !state.caller_muted && !state.agent_muted);
+    let usage = state.agent_usage.expect("the agent's usage");
+    assert_eq!((usage.used, usage.limit), (1, 3));
+    assert_eq!(state.legs.len(), 2, "the caller's and the AI's: {:?}", state.legs);
+    assert!(call.session().await.answered_at.is_some());
 }
 
 async fn a_token_drives_its_own_call_alone(world: World) {

@@ -20,7 +20,7 @@ use voxgate::{
 
 use crate::harness::{
     client::{granted, refused},
-    world::{TestNode, World, acquire, unique},
+    world::{TestNode, World, acquire, eventually, unique},
 };
 
 /// A tenant with a node, on the live side of the sandbox fence.
@@ -195,13 +195,9 @@ impl Holdings {
 
     /// Waits until the node has reported all that it will report unasked.
     pub(super) async fn settled(self, world: &World) -> Self {
-        for _ in 0..200 {
-            if self.witness(world).await.session.answered_at.is_some() {
-                return self;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        panic!("the call was not answered");
+        let answered = async || self.witness(world).await.session.answered_at.map(|_| ());
+        eventually("the answer of the call", answered).await;
+        self
     }
 }
 
