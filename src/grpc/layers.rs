@@ -20,7 +20,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::access;
+use super::{access, heard_out::HeardOut};
 use crate::{
     domain::{Error, Result, certificate::ClientCertificate, error::Dependency, principal::Principal},
     tenants::{Authenticator, RateLimits},
@@ -131,6 +131,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let request = request.map(HeardOut::body);
         let path = request.uri().path();
         if !path.starts_with("/voxgate.") {
             // Health and reflection are for everyone.

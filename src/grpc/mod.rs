@@ -7,6 +7,7 @@
 pub mod access;
 mod admission;
 mod convert;
+mod heard_out;
 pub mod layers;
 mod nodes;
 mod sessions;

@@ -56,6 +56,55 @@ async fn silent_connections_lock_nobody_out_for_longer_than_the_handshake_may_ta
     granted(world.caller.agents().list_voice_agents(everything()).await);
 }
 
+/// One frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The kind and the stream of the next frame.
+fn next_frame(connection: &mut TcpStream) -> (u8, u32) {
+    let mut head = [0; 9];
+    connection.read_exact(&mut head).expect("the connection is open");
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    connection.read_exact(&mut vec![0; length]).expect("the rest of the frame");
+    (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]))
+}
+
+/// A refusal may overtake the message that it answers. The library counts what then comes to a closed stream, for the life
+/// of the connection, and closes that at 1,024.
+#[test]
+fn however_many_requests_are_refused_before_they_were_said_the_connection_stays() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let (end_stream, end_headers) = (1, 4);
+    let server = TestServer::shared(Backend::Embedded);
+    let mut connection = TcpStream::connect(server.addr.strip_prefix("http://").expect("http")).expect("accepted");
+    connection.set_read_timeout(Some(PATIENCE)).expect("set");
+    connection.set_nodelay(true).expect("set");
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("said");
+    connection.write_all(&frame(SETTINGS, 0, 0, &[])).expect("said");
+    // POST, http, and by name: :path, content-type, te (RFC 7541, sections 6.1 and 6.2.2). No credential.
+    let path = b"/voxgate.v1.VoiceAgentService/ListVoiceAgents";
+    let path_length = u8::try_from(path.len()).expect("short");
+    let headers =
+        [b"\x83\x86\x04", &[path_length][..], path, b"\x0f\x10\x10application/grpc\0\x02te\x08trailers"].concat();
+    for request in 0..1_100 {
+        let stream = 2 * request + 1;
+        connection.write_all(&frame(HEADERS, end_headers, stream, &headers)).expect("said");
+        loop {
+            match next_frame(&mut connection) {
+                (HEADERS, of) if of == stream => break,
+                (GOAWAY, _) => panic!("the connection is closed after {request} refusals"),
+                _ => {}
+            }
+        }
+        connection.write_all(&frame(DATA, end_stream, stream, &[0; 5])).expect("said");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn watches_of_health_and_open_reflections_do_not_hold_up_a_shutdown() {
     let server = TestServer::private(Backend::Embedded);

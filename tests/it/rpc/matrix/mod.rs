@@ -24,7 +24,7 @@ use self::{
 };
 use super::{descriptors::every_rpc, unimplemented::UNIMPLEMENTED};
 use crate::harness::{
-    client::{Caller, Explained, granted},
+    client::{Caller, Explained as _, granted},
     world::{World, acquire, on_both_backends, unique},
 };
 
@@ -179,19 +179,10 @@ impl fmt::Debug for Seen {
     }
 }
 
-/// Who is told that a store is away asks again, as every caller should: on a machine that stops for a moment one in
-/// thousands is, and which credential opens what is not said by that.
 async fn asked(caller: &Caller, row: &Row, names: &Holdings) -> Answer {
     let (path, request) = (row.path(), row.request(names));
-    for _ in 0..5 {
-        let answer = tokio::time::timeout(PATIENCE, caller.ask(&path, request.clone())).await;
-        let answer = answer.unwrap_or_else(|_| panic!("{path}: no answer"));
-        let again = answer.as_ref().err().filter(|status| status.code() == Code::Unavailable);
-        let Some(wait) = again.and_then(Explained::retry_delay) else { return answer };
-        println!("{path}: {again:?}");
-        tokio::time::sleep(wait).await;
-    }
-    panic!("{path}: a store is away")
+    let answer = tokio::time::timeout(PATIENCE, caller.ask(&path, request)).await;
+    answer.unwrap_or_else(|_| panic!("{path}: no answer"))
 }
 
 struct Matrix {
