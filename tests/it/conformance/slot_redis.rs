@@ -9,7 +9,7 @@ use std::{
 };
 
 use deadpool_redis::redis::{self, FromRedisValue};
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all, stream};
 use secrecy::{ExposeSecret as _, SecretString};
 use voxgate::{
     admission::{RedisSlotStore, SlotStore, SteadySlots},
@@ -91,6 +91,60 @@ async fn every_key_expires() {
         assert!(Instant::now() < deadline, "keys are left");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What there is for long is a tenant's books and its limits, 12 minutes after their last use, and what the database has
+/// not got yet of a session, a day; without a draft there is none of that here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_agents_that_had_a_call_leave_no_key_behind() {
+    const TENANTS: usize = 100;
+    const AGENTS: usize = 1_000;
+    const IN_FLIGHT: usize = 256;
+    let redis = Redis::start();
+    let start = Instant::now();
+    let callers: Vec<_> = (0..TENANTS).map(|_| Caller::of(redis.store())).collect();
+    let lives = (0..TENANTS * AGENTS).map(|n| {
+        let (caller, name) = (callers[n % TENANTS].clone(), format!("call-{n}"));
+        async move {
+            let agent = caller.agent();
+            let direction = if n % 3 == 0 { Direction::Inbound } else { Direction::Outbound };
+            let ask = |name: &str| Acquire { direction, limits: limit(1), ..caller.ask(agent, name) };
+            let lease = caller.grant(&ask(&name)).await;
+            if n % 100 == 0 {
+                caller.wait(&ticket(ask(&format!("{name}-waits")), caller.replica())).await;
+            }
+            // The others' run out.
+            if n % 2 == 0 {
+                assert!(caller.release(&lease).await.released);
+            }
+        }
+    });
+    stream::iter(lives)
+        .map(tokio::spawn)
+        .buffer_unordered(IN_FLIGHT)
+        .for_each(async |life| life.expect("admitted"))
+        .await;
+    let keys = raw::<u64>(&redis.server, &["DBSIZE"]).await;
+    println!("{} agents left {keys} keys in {:?}", TENANTS * AGENTS, start.elapsed());
+    // Each has its limits, and those whose lease was not released its set.
+    assert!(keys > 150_000, "{keys}");
+    let longest = "local longest = 0 for _, key in ipairs(redis.call('KEYS', '*')) do local ttl = redis.call('PTTL', key) \
+                   if ttl < 0 then return key .. ' never expires' end longest = math.max(longest, ttl) end \
+                   return tostring(longest)";
+    let longest: String = raw(&redis.server, &["EVAL", longest, "0"]).await;
+    assert!(longest.parse::<u64>().is_ok_and(|ms| ms < 720_000), "{longest}");
+
+    redis.advance(secs(65));
+    for caller in &callers {
+        assert_eq!(caller.tenant_used().await, 0, "a lease outlived its time");
+    }
+    redis.advance(secs(720));
+    let expiring = Instant::now();
+    while raw::<u64>(&redis.server, &["DBSIZE"]).await > 0 {
+        assert!(expiring.elapsed() < secs(30), "keys are left");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("and all were gone {:?} after their time", expiring.elapsed());
 }
 
 #[tokio::test]
