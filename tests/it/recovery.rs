@@ -13,13 +13,13 @@ use std::{
 use secrecy::ExposeSecret as _;
 use tonic::Code;
 use voxgate::proto::v1::{
-    AcquireSlotRequest, Heartbeat, Hello, LeaseRenewal, LeaseRenewalResult, LeaseState, LiveCall, ReleaseSlotRequest,
-    RenewSlotsRequest, SessionOutcome, SessionStatus, Slot, WsConnected, call_event::Event,
+    AcquireSlotRequest, AwaitSlotRequest, Heartbeat, Hello, LeaseRenewal, LeaseRenewalResult, LeaseState, LiveCall,
+    ReleaseSlotRequest, RenewSlotsRequest, SessionOutcome, SessionStatus, Slot, WsConnected, call_event::Event,
     control_message::Message as Told, node_message::Message as Said,
 };
 
 use crate::harness::{
-    client::{Explained as _, faults, granted},
+    client::{Explained as _, faults, granted, refused},
     postgres,
     process::wait_for,
     raw_node::{RawNode, hello},
@@ -432,4 +432,35 @@ async fn what_differs_between_leases_sessions_and_nodes_is_counted_and_healed() 
     assert!(drifted("session_not_on_node"));
     assert_eq!(world.session(&there).await.status(), SessionStatus::Active);
     assert!(world.release(&there).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_memory_left_admits_nobody_and_goes_on_to_renew_and_to_release() {
+    let redis = PrivateRedis::start();
+    let server = TestServer::production(&postgres::fresh_database(), redis.url().expose_secret());
+    let world = World::on(&server.addr, &server.admin_key).await;
+    let agent = world.agent(10).await;
+    let (kept, released) = (world.admit(&agent.id).await, world.admit(&agent.id).await);
+    assert!(redis.command("CONFIG SET maxmemory 1").starts_with("+OK"));
+
+    for _ in 0..3 {
+        let call = unique("call");
+        let denied =
+            refused(world.try_admit(acquire(&call, &agent.id)).await, Code::Unavailable, "SLOT_STORE_UNAVAILABLE");
+        assert!(denied.retry_delay().is_some(), "{denied:?}");
+        let wait = AwaitSlotRequest {
+            call_id: call,
+            voice_agent_id: Some(agent.id.clone()),
+            max_wait: Some(seconds(1)),
+            ..AwaitSlotRequest::default()
+        };
+        refused(world.caller.calls().await_slot(wait).await, Code::Unavailable, "SLOT_STORE_UNAVAILABLE");
+        assert_eq!(states(&renew(&world, std::slice::from_ref(&kept)).await, LeaseState::Renewed), 1);
+    }
+    assert!(world.release(&released).await);
+    assert_eq!(world.usage(&agent.id).await.used, 1);
+
+    assert!(redis.command("CONFIG SET maxmemory 0").starts_with("+OK"));
+    assert!(world.release(&world.admit(&agent.id).await).await);
+    assert_eq!(states(&renew(&world, &[kept]).await, LeaseState::Renewed), 1);
 }

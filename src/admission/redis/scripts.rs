@@ -6,6 +6,8 @@ use crate::{
 };
 
 const LIB: &str = include_str!("lib.lua");
+/// In front of it in the scripts that take what a full Redis does not have.
+const ROOM: &str = include_str!("room.lua");
 /// Behind it in the scripts that free, grant or count.
 const QUEUE: &str = include_str!("queue.lua");
 
@@ -33,8 +35,9 @@ impl Scripts {
     pub(super) fn load() -> Self {
         let with_lib = |body: &str| Script::new(&format!("{LIB}\n{body}"));
         let with_queue = |body: &str| Script::new(&format!("{LIB}\n{QUEUE}\n{body}"));
+        let with_room = |body: &str| Script::new(&format!("{ROOM}\n{LIB}\n{QUEUE}\n{body}"));
         Self {
-            acquire: with_queue(include_str!("acquire.lua")),
+            acquire: with_room(include_str!("acquire.lua")),
             renew: with_lib(include_str!("renew.lua")),
             release: with_queue(include_str!("release.lua")),
             leases: with_lib(include_str!("leases.lua")),
@@ -44,7 +47,7 @@ impl Scripts {
             live: with_lib(include_str!("live.lua")),
             usage: with_queue(include_str!("usage.lua")),
             tenant_usage: with_queue(include_str!("tenant_usage.lua")),
-            enqueue: with_queue(include_str!("enqueue.lua")),
+            enqueue: with_room(include_str!("enqueue.lua")),
             tend: with_queue(include_str!("tend.lua")),
             leave: with_queue(include_str!("leave.lua")),
             unwritten: with_lib(include_str!("unwritten.lua")),
