@@ -14,6 +14,7 @@ use crate::{
         error::{Reason, Resource},
         hash::Sha256,
         ids::{CallId, IdempotencyKey, OperationId},
+        lease::Renewed,
         node::{Command, NodeAddress},
         principal::Principal,
         session::{Outcome, Session},
@@ -111,9 +112,22 @@ impl Calls {
         }
         let node = session.node_address().filter(|address| self.nodes.profile(address).is_some());
         let node = node.ok_or_else(|| unreachable_node(&session))?;
+        if self.has_lost_its_slot(&session).await? {
+            return Err(Error::LeaseLost { call });
+        }
         match self.operations.begin(session.tenant, &operation, remembered_since).await? {
             Begun::New => self.run(session, operation, verb, node).await,
             Begun::Existing(operation) => self.replay(*operation, digest),
+        }
+    }
+
+    /// Whether the slot may be another call's by now, though nobody has ended the session yet: its node has slept, and
+    /// must not wake up to verbs. Where the slot store cannot say, that the node compares fences must do.
+    async fn has_lost_its_slot(&self, session: &Session) -> Result<bool> {
+        match self.slots.fates(session.tenant, &[(session.call.clone(), session.lease)]).await {
+            Ok(fates) => Ok(matches!(fates[..], [Renewed::Lost | Renewed::Released])),
+            Err(Error::Unavailable(..)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

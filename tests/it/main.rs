@@ -9,6 +9,7 @@ mod faults;
 mod harness;
 mod history;
 mod outage;
+mod pauses;
 mod recovery;
 mod redis_faults;
 mod rpc;

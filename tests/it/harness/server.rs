@@ -299,7 +299,7 @@ fn run(dir: &Path, stores: &[(&str, &str)], args: &[&str]) -> String {
 }
 
 /// The binary with nothing of the test's own environment that configures it.
-fn voxgate(dir: &Path, stores: &[(&str, &str)]) -> Command {
+pub(crate) fn voxgate(dir: &Path, stores: &[(&str, &str)]) -> Command {
     let mut command = Command::new(BINARY);
     for name in
         ["VOXGATE_DATABASE_URL", "VOXGATE_REDIS_URL", "VOXGATE_CONFIG", "VOXGATE_KEY_RING", "VOXGATE_KEY_RING_FILE"]

@@ -1,0 +1,29 @@
+//! `voxgate node-sim` as a child process, which can be stopped and killed as a machine's could.
+
+use super::{process::Process, server::voxgate, world::World};
+
+#[derive(Debug)]
+pub(crate) struct NodeProcess {
+    pub(crate) id: String,
+    process: Process,
+}
+
+impl NodeProcess {
+    pub(crate) fn start(world: &World, id: String) -> Self {
+        let dir = Process::folder("node");
+        let mut command = voxgate(&dir, &[]);
+        command.args(["node-sim", "--endpoint", &world.addr, "--key", &world.key, "--node-id", &id]);
+        command.current_dir(&dir);
+        Self { process: Process::start(dir, &command), id }
+    }
+
+    /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// What it has said of a call, in order.
+    pub(crate) fn said_of(&self, call: &str) -> Vec<String> {
+        self.process.log().lines().filter(|line| line.contains(call)).map(str::to_owned).collect()
+    }
+}
