@@ -17,6 +17,8 @@ pub(super) struct Op {
     pub(super) until: i64,
     pub(super) call: String,
     pub(super) agent: usize,
+    /// By AwaitSlot, where it asked for a slot.
+    pub(super) waited: bool,
     pub(super) did: Did,
 }
 
@@ -28,6 +30,10 @@ pub(super) enum Did {
         expires: i64,
     },
     Denied,
+    /// Waited for as long as it would, in vain.
+    TimedOut,
+    /// Hung up while it waited: the call is over.
+    HungUp,
     /// No answer, or one that says nothing about what was done.
     MayHaveAcquired,
     Renewed {
@@ -54,19 +60,20 @@ pub(super) enum Violation {
     OneFenceTwice { agent: usize, fence: i64 },
     FenceFell { earlier: (String, i64), later: (String, i64) },
     LiveLeaseCalledLost { lease: String, at: i64, live: (i64, i64) },
+    RefusedWhatItHolds { call: String, lease: String, at: i64, live: (i64, i64) },
     ReleasedTwice { lease: String },
 }
 
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) violations: Vec<Violation>,
-    pub(super) grants: usize,
     pub(super) figures: Figures,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    grants: usize,
+    pub(super) grants: usize,
+    pub(super) waits: Waits,
     denied: usize,
     renewed: usize,
     released: usize,
@@ -75,13 +82,24 @@ pub(super) struct Figures {
     most_at_once: BTreeMap<String, usize>,
 }
 
+/// How calls of AwaitSlot ended.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    pub(super) granted: usize,
+    pub(super) timed_out: usize,
+    pub(super) hung_up: usize,
+    broken: usize,
+}
+
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { grants, denied, renewed, released, lost, unanswered, most_at_once } = self;
+        let Self { grants, waits, denied, renewed, released, lost, unanswered, most_at_once } = self;
+        let Waits { granted, timed_out, hung_up, broken } = waits;
         write!(
             f,
             "{grants} leases, {denied} denials, {renewed} renewals, {released} releases, {lost} lost, {unanswered} \
-             without an answer; held at once {most_at_once:?}"
+             without an answer; of waits {granted} granted, {timed_out} timed out, {hung_up} hung up, {broken} broken; \
+             held at once {most_at_once:?}"
         )
     }
 }
@@ -122,7 +140,8 @@ pub(super) fn check(history: &[Op], limits: &[u32], cap: u32) -> Found {
     called_lost(history, &lives, &mut violations);
     let twice = lives.iter().filter(|(_, life)| life.releases > 1);
     violations.extend(twice.map(|(lease, _)| Violation::ReleasedTwice { lease: lease.clone() }));
-    Found { violations, grants: figures.grants, figures }
+    refused_what_it_holds(history, &lives, &mut violations);
+    Found { violations, figures }
 }
 
 fn lives(history: &[Op]) -> HashMap<String, Life> {
@@ -212,7 +231,7 @@ fn fences(history: &[Op], lives: &HashMap<String, Life>, agents: usize, violatio
     // A lease may have been granted by any try of its call that has no answer, not only by the one that named it.
     let mut asked: HashMap<&str, i64> = HashMap::new();
     for op in history {
-        if matches!(op.did, Did::Acquired { .. } | Did::MayHaveAcquired) {
+        if matches!(op.did, Did::Acquired { .. } | Did::MayHaveAcquired | Did::HungUp) {
             let first = asked.entry(&op.call).or_insert(op.from);
             *first = op.from.min(*first);
         }
@@ -253,10 +272,29 @@ fn called_lost(history: &[Op], lives: &HashMap<String, Life>, violations: &mut V
     }
 }
 
+/// Whoever asks again for a call that holds a lease is answered that one, whatever is full and however short the wait.
+fn refused_what_it_holds(history: &[Op], lives: &HashMap<String, Life>, violations: &mut Vec<Violation>) {
+    let mut by_call: HashMap<&str, Vec<(&String, &Life)>> = HashMap::new();
+    for (lease, life) in lives {
+        by_call.entry(&life.call).or_default().push((lease, life));
+    }
+    for op in history.iter().filter(|op| matches!(op.did, Did::Denied | Did::TimedOut)) {
+        let held = by_call.get(op.call.as_str()).into_iter().flatten();
+        for (lease, life) in held.filter(|(_, life)| life.known < op.from && op.until < life.ends()) {
+            let (call, lease, live) = (op.call.clone(), (*lease).clone(), (life.known, life.ends()));
+            violations.push(Violation::RefusedWhatItHolds { call, lease, at: op.from, live });
+        }
+    }
+}
+
 fn figures(history: &[Op]) -> Figures {
     let mut figures = Figures::default();
     for op in history {
         match op.did {
+            Did::Acquired { .. } if op.waited => figures.waits.granted += 1,
+            Did::MayHaveAcquired if op.waited => figures.waits.broken += 1,
+            Did::TimedOut => figures.waits.timed_out += 1,
+            Did::HungUp => figures.waits.hung_up += 1,
             Did::Acquired { .. } => {}
             Did::Denied => figures.denied += 1,
             Did::Renewed { .. } => figures.renewed += 1,
@@ -273,7 +311,7 @@ mod tests {
     use super::*;
 
     fn op(from: i64, call: &str, did: Did) -> Op {
-        Op { from, until: from + 1, call: call.to_owned(), agent: 0, did }
+        Op { from, until: from + 1, call: call.to_owned(), agent: 0, waited: false, did }
     }
 
     fn acquired(from: i64, call: &str, lease: &str, fence: i64) -> Op {
@@ -294,6 +332,7 @@ mod tests {
             op(0, "a", Did::MayHaveAcquired),
             acquired(5, "a", "L1", 1),
             op(7, "b", Did::Denied),
+            op(7, "b", Did::TimedOut),
             op(8, "a", Did::Renewed { lease: "L1".into(), expires: 120 }),
             released(10, "a", "L1"),
             acquired(11, "b", "L2", 2),
@@ -315,6 +354,10 @@ mod tests {
         assert!(matches!(&fell[..], [Violation::FenceFell { .. }]), "{fell:?}");
         let lost = found(&[acquired(0, "a", "L1", 1), op(50, "a", Did::Lost { lease: "L1".into() })]);
         assert!(matches!(&lost[..], [Violation::LiveLeaseCalledLost { .. }]), "{lost:?}");
+        for refused in [Did::Denied, Did::TimedOut] {
+            let refused = found(&[acquired(0, "a", "L1", 1), op(50, "a", refused)]);
+            assert!(matches!(&refused[..], [Violation::RefusedWhatItHolds { .. }]), "{refused:?}");
+        }
         let again = found(&[&lives[..], &[released(8, "a", "L1")]].concat());
         assert!(matches!(&again[..], [Violation::ReleasedTwice { .. }]), "{again:?}");
         let cap = check(&[acquired(0, "a", "L1", 1), acquired(5, "b", "L2", 2)], &[5], 1).violations;
@@ -328,6 +371,8 @@ mod tests {
             acquired(0, "a", "L1", 5),
             op(3, "b", Did::MayHaveAcquired),
             op(4, "a", Did::MayHaveReleased { lease: "L1".into() }),
+            // What a wait that was hung up may have been granted was nobody's, and its fence may be any since.
+            op(15, "c", Did::HungUp),
             acquired(20, "b", "L2", 4),
         ];
         let found = check(&history, &[1], 10).violations;

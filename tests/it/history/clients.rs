@@ -4,9 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use voxgate::{
     domain::Env,
-    proto::v1::{AcquireSlotRequest, LeaseRenewal, LeaseState, ReleaseSlotRequest, RenewSlotsRequest},
+    proto::v1::{
+        AcquireSlotRequest, AwaitSlotRequest, LeaseRenewal, LeaseState, ReleaseSlotRequest, RenewSlotsRequest, Slot,
+        await_slot_response::Update,
+    },
 };
 
 use super::{
@@ -77,9 +81,15 @@ impl Client {
     /// The lease, or nothing where there is none to have.
     async fn acquire_until_answered(&mut self) -> Option<String> {
         for _ in 0..20 {
-            match self.acquire().await {
+            let did = if self.random.random_bool(0.4) { self.wait().await } else { self.acquire().await };
+            match did {
                 Did::Acquired { lease, .. } => return Some(lease),
-                Did::Denied => return None,
+                Did::Denied | Did::TimedOut => return None,
+                Did::HungUp => {
+                    // Whoever hangs up does not ask again.
+                    self.call.clear();
+                    return None;
+                }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -94,18 +104,47 @@ impl Client {
         };
         let answer = self.stage.caller(replica).calls().acquire_slot(within(PATIENCE, request)).await;
         let did = match answer {
-            Ok(slot) => {
-                let slot = slot.into_inner();
-                let expires = micros(slot.expires_at);
-                Did::Acquired { lease: slot.lease_id, fence: slot.fence, expires }
-            }
-            Err(status) if status.code() == Code::ResourceExhausted => Did::Denied,
-            Err(status) => {
-                expected(&status);
-                Did::MayHaveAcquired
-            }
+            Ok(slot) => acquired(slot.into_inner()),
+            Err(status) => refused(&status),
         };
         self.record(from, did.clone());
+        did
+    }
+
+    /// Waits in the queue for a moment, and now and then hangs up before it is over.
+    async fn wait(&mut self) -> Did {
+        let (replica, from) = (self.replica(), now());
+        let max_wait = Duration::from_millis(self.random.random_range(20..400));
+        let hangs_up_in = self.random.random_bool(0.2).then(|| max_wait.mul_f64(self.random.random_range(0.0..1.0)));
+        let as_acquired = acquire(&self.call, &self.stage.agents[self.agent]);
+        let request = AwaitSlotRequest {
+            call_id: as_acquired.call_id,
+            voice_agent_id: as_acquired.voice_agent_id,
+            direction: as_acquired.direction,
+            priority: self.random.random_range(0..3),
+            lease_ttl: Some(prost_types::Duration { seconds: LEASE.as_secs().cast_signed(), nanos: 0 }),
+            max_wait: Some(max_wait.try_into().expect("short")),
+            ..AwaitSlotRequest::default()
+        };
+        let mut calls = self.stage.caller(replica).calls();
+        let waiting = async {
+            let mut updates = calls.await_slot(within(PATIENCE, request)).await?.into_inner();
+            loop {
+                match updates.message().await?.and_then(|message| message.update) {
+                    Some(Update::Waiting(place)) => assert!(place.position > 0, "{place:?}"),
+                    Some(Update::Slot(slot)) => return Ok(slot),
+                    None => panic!("the stream ended without an answer"),
+                }
+            }
+        };
+        let answer = tokio::time::timeout(hangs_up_in.unwrap_or(PATIENCE * 2), waiting).await;
+        let did = match answer {
+            Ok(Ok(slot)) => acquired(slot),
+            Ok(Err(status)) => refused(&status),
+            Err(_) => Did::HungUp,
+        };
+        let (until, call, agent) = (now(), self.call.clone(), self.agent);
+        self.stage.record(Op { from, until, call, agent, waited: true, did: did.clone() });
         did
     }
 
@@ -162,7 +201,26 @@ impl Client {
     }
 
     fn record(&self, from: i64, did: Did) {
-        self.stage.record(Op { from, until: now(), call: self.call.clone(), agent: self.agent, did });
+        let (until, call, agent) = (now(), self.call.clone(), self.agent);
+        self.stage.record(Op { from, until, call, agent, waited: false, did });
+    }
+}
+
+fn acquired(slot: Slot) -> Did {
+    Did::Acquired { expires: micros(slot.expires_at), lease: slot.lease_id, fence: slot.fence }
+}
+
+/// What it means for a call that it was not answered a slot.
+#[track_caller]
+fn refused(status: &Status) -> Did {
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    match reason.as_str() {
+        "MAX_CONCURRENT_EXCEEDED" | "QUEUE_FULL" => Did::Denied,
+        "QUEUE_TIMEOUT" => Did::TimedOut,
+        _ => {
+            expected(status);
+            Did::MayHaveAcquired
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What four clients saw of three replicas while everything around them failed, and whether it could all be true.
 //!
-//! Clients acquire, renew and release; a nemesis kills replicas, stops them, flushes scripts, resets connections, loses
+//! Clients acquire, wait, renew, release and hang up; a nemesis kills replicas, stops them, flushes scripts, resets connections, loses
 //! replies and lets nothing through. Every operation is recorded with when it began, when it ended and what it answered;
 //! `checker.rs` then looks for what must never be. The seed decides what clients and nemesis try, though not how threads
 //! take turns: a run is replayed with `VOXGATE_TEST_SEED`, as often as it takes. `VOXGATE_HISTORY_OPERATIONS` makes a run
@@ -32,7 +32,7 @@ use crate::harness::{
 const REPLICAS: usize = 3;
 const CLIENTS: usize = 4;
 /// Calls that one client has in hand at once.
-const LANES: usize = 8;
+const LANES: usize = 16;
 const LIMITS: [u32; 2] = [3, 5];
 /// Below the sum of the agents' limits, so that it binds too.
 const TENANT_CAP: u32 = 7;
@@ -125,17 +125,22 @@ impl Stage {
         }
     }
 
-    /// Everything works again: the nemesis has healed what it broke. What nobody released runs out.
+    /// Everything works again: the nemesis has healed what it broke. What nobody released runs out, and whoever waited
+    /// has left or died.
     async fn ends_with_nothing_held(&self) {
         let start = Instant::now();
         for agent in &self.agents {
             loop {
                 let request = voxgate::proto::v1::GetUsageRequest { voice_agent_id: Some(agent.clone()) };
-                let used = self.caller(0).calls().get_usage(request).await.map(|usage| usage.into_inner().used);
-                if matches!(used, Ok(0)) {
+                let left = self.caller(0).calls().get_usage(request).await.map(|usage| {
+                    let usage = usage.into_inner();
+                    (usage.used, usage.queued)
+                });
+                if matches!(left, Ok((0, 0))) {
                     break;
                 }
-                assert!(start.elapsed() < LEASE + Duration::from_secs(5), "slots of {agent} leaked: {used:?}");
+                let patience = LEASE + Duration::from_secs(5);
+                assert!(start.elapsed() < patience, "slots or tickets of {agent} leaked: {left:?}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -150,7 +155,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_history_of_acquires_renewals_and_releases_under_faults_breaks_a_promise() {
+async fn no_history_of_acquires_waits_renewals_and_releases_under_faults_breaks_a_promise() {
     let mut random = [0; 8];
     Env::system().entropy.fill(&mut random);
     let seed = number("VOXGATE_TEST_SEED").unwrap_or(u64::from_le_bytes(random));
@@ -180,5 +185,7 @@ async fn no_history_of_acquires_renewals_and_releases_under_faults_breaks_a_prom
     let found = check(&history, &LIMITS, TENANT_CAP);
     println!("{} operations in {span:?} under {faults}: {}", history.len(), found.figures);
     assert!(found.violations.is_empty(), "VOXGATE_TEST_SEED={seed}: {:#?}", found.violations);
-    assert!(found.grants > 100, "{}", found.figures);
+    let waits = &found.figures.waits;
+    assert!(found.figures.grants > 100, "{}", found.figures);
+    assert!(waits.granted.min(waits.timed_out).min(waits.hung_up) > 10, "each end is seen: {}", found.figures);
 }
