@@ -41,7 +41,7 @@ local reserved = integer(ARGV[8], 0, EXACT_MAX, 'reserved_inbound')
 local agent_version = integer(ARGV[9], 0, EXACT_MAX, 'agent_version')
 local tenant_limit = integer(ARGV[10], 0, EXACT_MAX, 'tenant_limit')
 local tenant_version = integer(ARGV[11], 0, EXACT_MAX, 'tenant_version')
-local bound = string.format('%.0f', now_us - AGE_US * integer(ARGV[12], 0, 255, 'priority'))
+local priority = integer(ARGV[12], 0, 255, 'priority')
 
 local books = books_of(KEYS[3], ARGV[13])
 if not books then return {'unopened'} end
@@ -62,12 +62,14 @@ if not agent_is_news then
     limit, reserved, agent_version = tonumber(known[1]), tonumber(known[2]), tonumber(known[3])
 end
 local fence = tonumber(known[4] or 0)
-local known_cap = redis.call('HMGET', KEYS[3], 'limit', 'version')
+local known_cap = redis.call('HMGET', KEYS[3], 'limit', 'version', 'arrived')
 local tenant_is_news = not known_cap[2] or tenant_version > tonumber(known_cap[2])
 if not tenant_is_news then
     tenant_limit, tenant_version = tonumber(known_cap[1]), tonumber(known_cap[2])
 end
 
+-- Whoever waits came before, whatever the clock was set to since.
+local bound = string.format('%.0f', math.max(now_us, tonumber(known_cap[3] or 0)) - AGE_US * priority)
 local waiting = anyone_waits()
 local ahead = NOBODY
 if waiting and not held then
@@ -151,6 +153,9 @@ if granted or claimed then
     if ARGV[14] ~= '' then
         keep_unwritten(KEYS[11], 'o', session_of(record), struct.pack('>I8', expiry) .. record .. ARGV[14])
     end
+end
+if granted and waiting then
+    admitted(call)
 end
 local zset = record and is_outbound(record) and KEYS[5] or KEYS[4]
 if not denial then

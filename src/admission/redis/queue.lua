@@ -311,7 +311,20 @@ local function learn(limit, reserved, version, cap, cap_version)
     return limit, reserved, cap
 end
 
--- position, estimate_ms (-1: nothing to go by), arrived_us of a ticket.
+-- A call that was granted a slot by another request waits no longer, and its replica is told.
+local function admitted(call)
+    for _, replica in ipairs(redis.call('ZRANGE', REPLICAS, 0, -1)) do
+        local ticket = redis.call('HGET', tickets_of(replica), call)
+        if ticket then
+            local line = keys_of(spelt(agent_of(string.sub(ticket, 11, 42))))
+            remove(queue_of(line, ticket), member_of(ticket, replica, call), replica, call)
+            touch(line)
+            wake(replica, 'G', call)
+        end
+    end
+end
+
+-- position, arrived_us of a ticket, and whether it is in line: one that was passed over is not.
 local function place_of(line, ticket, replica, call)
     local score = string.format('(%.0f', score_of(ticket))
     local mine, other = line.queue_in, line.queue_out
@@ -320,7 +333,7 @@ local function place_of(line, ticket, replica, call)
     end
     local rank = redis.call('ZRANK', mine, member_of(ticket, replica, call))
     local position = 1 + (rank or redis.call('ZCOUNT', mine, '-inf', score)) + redis.call('ZCOUNT', other, '-inf', score)
-    return position, struct.unpack('>I8', ticket, 3)
+    return position, struct.unpack('>I8', ticket, 3), rank and true
 end
 
 -- µs between two slots for those who wait; nil while there is nothing to go by. A slot that is overdue counts.

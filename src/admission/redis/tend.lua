@@ -75,10 +75,19 @@ for i = 7, #ARGV do
     if is_held(call) then
         answer[i - 3] = 'held'
     elseif ticket then
-        local position, arrived = place_of(line, ticket, replica, call)
+        local position, arrived, in_line = place_of(line, ticket, replica, call)
+        if not in_line and spelt(agent_of(string.sub(ticket, 11, 42))) == AGENT then
+            -- Passed over while this replica was taken for dead, and it is served from now on.
+            redis.call('ZADD', queue_of(line, ticket), score_of(ticket), member_of(ticket, replica, call))
+            redis.call('PEXPIRE', queue_of(line, ticket), TICKETS_KEEP_MS)
+            answer[1] = 1
+        end
         answer[i - 3] = {position, estimate_ms(interval, position), arrived}
     else
         answer[i - 3] = is_elsewhere(call) and 'taken' or 'gone'
     end
+end
+if answer[1] == 1 then
+    touch(line)
 end
 return answer

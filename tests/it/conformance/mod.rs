@@ -12,6 +12,7 @@ mod session_store;
 pub(crate) mod slot_fixture;
 mod slot_model;
 mod slot_queue;
+mod slot_queue_model;
 mod slot_recovery;
 mod slot_redis;
 mod slot_store;

@@ -21,6 +21,7 @@ on_every_back_end! {
     equals_are_served_as_they_came,
     a_second_of_waiting_is_worth_one_of_priority,
     nobody_who_acquires_passes_one_who_waits_with_equal_or_higher_priority,
+    nobody_who_waits_is_passed_because_the_clock_was_set_back,
     a_probe_says_who_would_be_passed_and_passes_nobody,
     a_call_that_acquires_in_its_turn_gets_its_slot,
     a_grant_that_nobody_claims_runs_out_and_goes_to_the_next,
@@ -29,6 +30,8 @@ on_every_back_end! {
     a_slot_that_was_claimed_is_not_given_up_by_leaving,
     the_tickets_of_a_dead_replica_are_passed_over_and_removed,
     a_replica_that_was_taken_for_dead_gets_its_places_back,
+    who_was_passed_over_while_its_replica_slept_is_in_line_again,
+    a_call_that_was_admitted_by_another_request_waits_no_longer,
     a_call_that_waits_again_takes_its_ticket_over_with_its_place,
     a_full_queue_takes_nobody_new,
     one_release_wakes_one_of_a_thousand,
@@ -154,6 +157,16 @@ async fn nobody_who_acquires_passes_one_who_waits_with_equal_or_higher_priority(
     assert!(!full.caller.has_its_turn(&low).await, "a strictly higher one may pass");
 }
 
+async fn nobody_who_waits_is_passed_because_the_clock_was_set_back(fixture: &impl Fixture) {
+    let full = Full::of(fixture).await;
+    let waiting = full.waiter("waiting", 5).await;
+    fixture.rewind(secs(60));
+    let limits = Limits { agent_version: 2, ..limit(2) };
+    let newcomer = Acquire { limits, priority: 5, ..full.caller.ask(full.agent, "newcomer") };
+    assert_eq!(full.caller.denial(&newcomer).await.usage.used, 2);
+    assert!(full.caller.has_its_turn(&waiting).await);
+}
+
 async fn a_probe_says_who_would_be_passed_and_passes_nobody(fixture: &impl Fixture) {
     let full = Full::of(fixture).await;
     let waiting = full.waiter("waiting", 5).await;
@@ -268,6 +281,34 @@ async fn a_replica_that_was_taken_for_dead_gets_its_places_back(fixture: &impl F
     assert_eq!((place.position, Some(place.since)), (1, sleeper.since));
     full.caller.release(&full.holder).await;
     assert!(full.caller.has_its_turn(&sleeper).await);
+}
+
+async fn who_was_passed_over_while_its_replica_slept_is_in_line_again(fixture: &impl Fixture) {
+    let full = Full::of(fixture).await;
+    let (first, second) = (full.waiter("first", 0).await, full.waiter("second", 0).await);
+    fixture.advance(secs(4));
+    // It comes free for nobody.
+    full.caller.release(&full.holder).await;
+    let holder = full.caller.grant(&full.ask("between")).await;
+    for (ticket, position) in [(&first, 1), (&second, 2)] {
+        let standings = full.caller.tend(ticket).await.standings;
+        assert!(matches!(standings[..], [Standing::Waiting(place)] if place.position == position), "{standings:?}");
+    }
+    assert_eq!(full.caller.usage(full.agent).await.queued, 2);
+    full.caller.release(&holder).await;
+    assert!(full.caller.has_its_turn(&first).await);
+}
+
+async fn a_call_that_was_admitted_by_another_request_waits_no_longer(fixture: &impl Fixture) {
+    let full = Full::of(fixture).await;
+    let first = full.waiter("first", 0).await;
+    let raised = Limits { agent_version: 2, ..limit(2) };
+    let lease = full.caller.grant(&Acquire { limits: raised, ..full.ask("first") }).await;
+    assert_eq!(full.caller.usage(full.agent).await.queued, 0);
+    let tended = full.caller.tend(&first).await;
+    assert_eq!((tended.standings, tended.wakes), (vec![Standing::Held], vec![(call("first"), Wake::Granted)]));
+    assert!(full.caller.release(&lease).await.released);
+    assert!(!full.caller.has_its_turn(&first).await, "a slot was given to a call that is over");
 }
 
 async fn a_call_that_waits_again_takes_its_ticket_over_with_its_place(fixture: &impl Fixture) {

@@ -53,11 +53,6 @@ struct Turn {
 /// What was granted so far, where it is only counted.
 type Counted = HashMap<VoiceAgentId, (u32, u32)>;
 
-/// The last whose turn is before that of one who comes now.
-fn bound(now: Now, priority: u8) -> i64 {
-    score(now.micros, priority)
-}
-
 impl Ledger {
     pub(in crate::admission) fn enqueue(&mut self, now: Now, ticket: &Ticket, mode: Mode) -> Result<Enqueued> {
         self.books(now)?;
@@ -183,16 +178,11 @@ impl Ledger {
         cap: Cap,
         mode: Mode,
     ) -> Served {
+        // Whoever waits came before, whatever the clock was set to since.
+        let bound = score(now.micros.max(self.queues.last_arrived_us), request.priority);
         let served = self.serve(
             now,
-            Task {
-                agent: request.agent,
-                limits: Some(limits),
-                cap: Some(cap),
-                bound: bound(now, request.priority),
-                mode,
-                call: Some(&request.call),
-            },
+            Task { agent: request.agent, limits: Some(limits), cap: Some(cap), bound, mode, call: Some(&request.call) },
         );
         if mode == Mode::Take { Served::default() } else { served }
     }
