@@ -70,8 +70,8 @@ async fn a_node_that_is_stopped_for_longer_than_its_lease_is_told_the_loss_and_t
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     println!("the slot went to another call {:?} after its node was stopped", stopped.elapsed());
-    // Less the time since its last heartbeat.
-    assert!(stopped.elapsed() > LEASE - Duration::from_secs(4), "the lease was live: {:?}", stopped.elapsed());
+    // The last heartbeat was a little earlier.
+    assert!(stopped.elapsed() + Duration::from_secs(4) > LEASE, "the lease was live: {:?}", stopped.elapsed());
     assert_eq!(next.node_id.as_deref(), Some(other.id.as_str()));
     assert!(next.fence > slept.fence, "{} after {}", next.fence, slept.fence);
 

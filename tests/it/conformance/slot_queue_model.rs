@@ -481,7 +481,7 @@ fn figures(usage: Usage) -> Figures {
 }
 
 impl Names {
-    fn limits(&self, model: &Model, agent: usize) -> Limits {
+    fn limits(model: &Model, agent: usize) -> Limits {
         let ((agent_limit, reserved_inbound, agent_version), (tenant_limit, tenant_version)) =
             (model.limits[agent], model.cap);
         Limits { agent_limit, reserved_inbound, agent_version, tenant_limit, tenant_version }
@@ -497,7 +497,7 @@ impl Names {
             direction: if ask.outbound { Direction::Outbound } else { Direction::Inbound },
             priority: ask.priority,
             ttl: secs(ask.ttl_s),
-            limits: self.limits(model, ask.agent),
+            limits: Self::limits(model, ask.agent),
             draft: None,
         }
     }
@@ -541,7 +541,7 @@ impl Names {
         let tend = Tend {
             replica: self.replica,
             agent: self.agents[agent],
-            limits: self.limits(model, agent),
+            limits: Self::limits(model, agent),
             calls: calls.iter().map(|call| self.calls[*call].clone()).collect(),
         };
         let tended = store.tend(self.tenant, &tend).await.expect("it is up");
@@ -649,8 +649,8 @@ async fn live_through(
         }
         Step::Leave(lease) => {
             let (call, id) = id(*lease);
-            let leave = Leave { replica: names.replica, call, lease: id };
-            Expected::Left(store.leave(names.tenant, &leave).await.expect("it is up"))
+            let ticket = Leave { replica: names.replica, call, lease: id };
+            Expected::Left(store.leave(names.tenant, &ticket).await.expect("it is up"))
         }
         Step::Renew(lease, ttl_s) => {
             let (call, id) = id(*lease);

@@ -228,10 +228,12 @@ fn two_of_one_call(lives: &HashMap<String, Life>, violations: &mut Vec<Violation
 
 /// A lease whose grant was known before another's was asked for has the smaller fence.
 fn fences(history: &[Op], lives: &HashMap<String, Life>, agents: usize, violations: &mut Vec<Violation>) {
-    // A lease may have been granted by any try of its call that has no answer, not only by the one that named it.
+    // A lease may have been granted by any try of its call that has no answer, not only by the one that named it; and by a
+    // wait that timed out just then, if it could not take its ticket back at once: what it was offered is claimed by the
+    // next try.
     let mut asked: HashMap<&str, i64> = HashMap::new();
     for op in history {
-        if matches!(op.did, Did::Acquired { .. } | Did::MayHaveAcquired | Did::HungUp) {
+        if matches!(op.did, Did::Acquired { .. } | Did::MayHaveAcquired | Did::TimedOut | Did::HungUp) {
             let first = asked.entry(&op.call).or_insert(op.from);
             *first = op.from.min(*first);
         }
@@ -371,6 +373,7 @@ mod tests {
             acquired(0, "a", "L1", 5),
             op(3, "b", Did::MayHaveAcquired),
             op(4, "a", Did::MayHaveReleased { lease: "L1".into() }),
+            op(13, "b", Did::TimedOut),
             // What a wait that was hung up may have been granted was nobody's, and its fence may be any since.
             op(15, "c", Did::HungUp),
             acquired(20, "b", "L2", 4),
@@ -378,5 +381,7 @@ mod tests {
         let found = check(&history, &[1], 10).violations;
         assert!(found.iter().all(|it| matches!(it, Violation::FenceFell { .. })), "{found:?}");
         assert_eq!(found.len(), 1, "L1 was known before b was first asked for: {found:?}");
+        let offered = [op(0, "b", Did::TimedOut), acquired(2, "a", "L1", 5), acquired(20, "b", "L2", 4)];
+        assert_eq!(check(&offered, &[2], 10).violations, []);
     }
 }

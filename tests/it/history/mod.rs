@@ -32,10 +32,10 @@ use crate::harness::{
 const REPLICAS: usize = 3;
 const CLIENTS: usize = 4;
 /// Calls that one client has in hand at once.
-const LANES: usize = 16;
-const LIMITS: [u32; 2] = [3, 5];
+const LANES: usize = 24;
+const LIMITS: [u32; 2] = [6, 9];
 /// Below the sum of the agents' limits, so that it binds too.
-const TENANT_CAP: u32 = 7;
+const TENANT_CAP: u32 = 13;
 /// The shortest lease there is.
 const LEASE: Duration = Duration::from_secs(10);
 /// Short against a client's patience, so that silences are seen and not only waited for.
