@@ -186,6 +186,6 @@ async fn no_history_of_acquires_waits_renewals_and_releases_under_faults_breaks_
     println!("{} operations in {span:?} under {faults}: {}", history.len(), found.figures);
     assert!(found.violations.is_empty(), "VOXGATE_TEST_SEED={seed}: {:#?}", found.violations);
     let waits = &found.figures.waits;
-    assert!(found.figures.grants > 100, "{}", found.figures);
+    assert!(found.figures.grants > 50, "{}", found.figures);
     assert!(waits.granted.min(waits.timed_out).min(waits.hung_up) > 10, "each end is seen: {}", found.figures);
 }
