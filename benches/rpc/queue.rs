@@ -41,8 +41,10 @@ struct Grant {
 
 pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>) -> String {
     let agent = subject.lone_agent().await;
-    let lanes = connect(home.addr()).await;
-    let mut holder = wait(subject, &lanes[0], &agent, 0, &AtomicUsize::new(0)).await.expect("the slot is free").slot;
+    let mut lanes = connect(home.addr()).await;
+    // Waits fill the others to their limit of streams.
+    let desk = lanes.pop().expect("some");
+    let mut holder = wait(subject, &desk, &agent, 0, &AtomicUsize::new(0)).await.expect("the slot is free").slot;
     let (memory, redis) = (home.resident_kib(), home.redis_bytes());
     let (granted, mut grants) = mpsc::channel(16);
     let (waiting, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
@@ -69,7 +71,7 @@ pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>) -> String {
     let began = Instant::now();
     for place in 1..=RELEASES {
         let released = Instant::now();
-        release(subject, &lanes[0], &holder).await;
+        release(subject, &desk, &holder).await;
         let next = tokio::time::timeout(Duration::from_secs(10), grants.recv()).await;
         let Ok(Some(next)) = next else {
             subject.tally.error("AwaitSlot: nobody was granted the slot that was released");
@@ -83,8 +85,8 @@ pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>) -> String {
     }
     let figures = Figures::of(&latencies, began.elapsed());
     waiters.shutdown().await;
-    until_nobody_waits(subject, &lanes[0], &agent).await;
-    release(subject, &lanes[0], &holder).await;
+    until_nobody_waits(subject, &desk, &agent).await;
+    release(subject, &desk, &holder).await;
     render(figures, queued, memory, redis)
 }
 

@@ -70,6 +70,10 @@ pub trait SlotStore: Send + Sync + std::fmt::Debug {
     /// The same, and keeps in the same step how the session ended, where this store is one that keeps such things.
     async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed>;
 
+    /// The same by the request that the lease was granted to, whose caller went away without hearing of it. The call may
+    /// have asked again since and been answered the same lease: then it stays.
+    async fn give_up(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed>;
+
     /// The live lease of each call that has one, in the order asked. One round trip.
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>>;
 

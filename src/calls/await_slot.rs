@@ -17,7 +17,6 @@ use super::{
     Admission, Admit, Calls,
     admit::limits_of,
     credential::Credential,
-    finish::Node,
     waiters::{News, Seat},
 };
 use crate::{
@@ -330,7 +329,7 @@ impl Waiter {
             return Ok(Ended::Granted);
         }
         if let Some(held) = held.filter(|held| held.granted) {
-            self.calls.persist(|| self.calls.finish(&held.session, Outcome::CallerHangup, Node::Tell)).await?;
+            self.calls.persist(|| self.calls.give_up(&held.session, Outcome::CallerHangup)).await?;
         }
         Ok(Ended::HungUp)
     }

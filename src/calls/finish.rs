@@ -28,13 +28,13 @@ impl Calls {
     pub(super) async fn finish(&self, session: &Session, outcome: Outcome, node: Node) -> Result<Option<Session>> {
         let ended = self.end(session, outcome, node).await?;
         if let Some(ended) = &ended {
-            self.free(ended).await;
+            self.free(ended.tenant, &ended.call, ended.lease).await;
         }
         Ok(ended)
     }
 
     /// Ends the session and leaves its slot to the caller.
-    async fn end(&self, session: &Session, outcome: Outcome, node: Node) -> Result<Option<Session>> {
+    pub(super) async fn end(&self, session: &Session, outcome: Outcome, node: Node) -> Result<Option<Session>> {
         let ended = self.sessions.end(session.tenant, session.id, outcome, self.env.now()).await?;
         if let Some(ended) = &ended {
             note_end(&ended.call, ended.id, outcome);
@@ -86,12 +86,28 @@ impl Calls {
         outcome: Outcome,
     ) -> Result<Released> {
         let ending = Ending { outcome, at: self.env.now() };
-        let Freed { released, session } = self.slots.release_ending(tenant, call, lease, &ending).await?;
-        if let Some(session) = session {
+        let freed = self.slots.release_ending(tenant, call, lease, &ending).await?;
+        self.note_freed(tenant, call, freed, outcome).await
+    }
+
+    /// Frees the slot of a session that its caller never heard of. It stays if the call has asked again since, maybe through
+    /// another replica, and been answered it.
+    pub(super) async fn give_up(&self, session: &Session, outcome: Outcome) -> Result<()> {
+        let (tenant, call, lease) = (session.tenant, &session.call, session.lease);
+        let ending = Ending { outcome, at: self.env.now() };
+        let freed = self.slots.give_up(tenant, call, lease, &ending).await?;
+        if self.note_freed(tenant, call, freed, outcome).await?.released {
+            self.leave_node(session, outcome, Node::Tell);
+        }
+        Ok(())
+    }
+
+    async fn note_freed(&self, tenant: TenantId, call: &CallId, freed: Freed, outcome: Outcome) -> Result<Released> {
+        if let Some(session) = freed.session {
             note_end(call, session.session, outcome);
             self.persist(|| self.journal.ended(tenant, session.clone())).await?;
         }
-        Ok(released)
+        Ok(freed.released)
     }
 
     /// The slot was free already, or is yet to be freed. The session ends as its holder says, if it lives.
@@ -114,7 +130,7 @@ impl Calls {
         while let Some(session) = orphaned.recv().await {
             note_end(&session.call, session.id, Outcome::AgentDeleted);
             self.leave_node(&session, Outcome::AgentDeleted, Node::Tell);
-            self.free(&session).await;
+            self.free(session.tenant, &session.call, session.lease).await;
         }
     }
 
@@ -135,12 +151,10 @@ impl Calls {
 
     /// The session has ended, so its slot must come free even if the store is away just now: what it does not take is
     /// kept and tried again, and the lease's own expiry stands behind that.
-    async fn free(&self, session: &Session) {
-        if let Err(error) = self.slots.release(session.tenant, &session.call, session.lease).await {
-            tracing::warn!(
-                call.id = %session.call, lease.id = %session.lease, error = &error as &dyn std::error::Error,
-                "a slot is yet to be released"
-            );
+    pub(super) async fn free(&self, tenant: TenantId, call: &CallId, lease: LeaseId) {
+        if let Err(error) = self.slots.release(tenant, call, lease).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(call.id = %call, lease.id = %lease, error, "a slot is yet to be released");
         }
     }
 }

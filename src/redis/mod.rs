@@ -19,7 +19,7 @@ mod subscriber;
 mod target;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::PubSub};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -39,6 +39,9 @@ pub use self::{
 };
 use crate::domain::{Error, Result, error::Internal, violations::Violations};
 
+/// What stops a script that looks at another agent's keys while their slot moves.
+const NON_LOCAL: &str = "non local key";
+
 /// Why a command has no answer.
 #[derive(Debug)]
 pub enum Failure {
@@ -49,6 +52,20 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same once more, for another who asked together with the first.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Unavailable(why) => Self::Unavailable(Internal::new(why.to_string())),
+            Self::OurBug(why) => Self::OurBug(Internal::new(why.to_string())),
+        }
+    }
+
+    /// What stopped a part of a script that caught it.
+    pub fn of_part(why: &str) -> Self {
+        let of = if why.contains(NON_LOCAL) { Self::Unavailable } else { Self::OurBug };
+        of(Internal::new(why))
+    }
+
     /// The failure of a room whose store is `unavailable` without Redis.
     pub fn or_else(self, unavailable: impl FnOnce(Internal) -> Error) -> Error {
         match self {
@@ -182,8 +199,13 @@ impl Redis {
         }
     }
 
+    /// How long one command may take.
+    pub fn budget(&self) -> Duration {
+        self.settings.command_timeout()
+    }
+
     fn deadline(&self) -> Instant {
-        Instant::now() + self.settings.command_timeout()
+        Instant::now() + self.budget()
     }
 }
 
@@ -191,7 +213,7 @@ impl Redis {
 /// without a common tag; every other code (LOADING, READONLY, NOREPLICAS, OOM…) says that Redis cannot serve now.
 /// A script that looks at another agent's keys while their slot moves is stopped by an `ERR` too.
 fn is_our_bug(error: &RedisError) -> bool {
-    let is_moving = error.detail().is_some_and(|detail| detail.contains("non local key"));
+    let is_moving = error.detail().is_some_and(|detail| detail.contains(NON_LOCAL));
     !is_moving && matches!(code_of(error), Some("ERR" | "WRONGTYPE" | "CROSSSLOT"))
 }
 

@@ -77,6 +77,8 @@ struct Record {
     fence: i64,
     /// Granted to one who waits, and not claimed yet.
     offered: bool,
+    /// Answered to another request than the one that it was granted to.
+    shared: bool,
     state: State,
 }
 
@@ -220,6 +222,7 @@ impl Ledger {
             let lease = self.extend(held, expiry_ms, mode);
             if let Some(record) = self.calls.get_mut(&request.call).filter(|_| mode == Mode::Take) {
                 record.offered = false;
+                record.shared |= record.lease != request.lease;
             }
             return Ok(Acquired::Existing { lease, usage });
         }
@@ -274,7 +277,7 @@ impl Ledger {
         let state = State::Live { expiry_ms };
         let (lease, session, direction) = (request.lease, request.session, request.direction);
         let before = {
-            let record = Record { lease, session, direction, fence, offered: false, state };
+            let record = Record { lease, session, direction, fence, offered: false, shared: false, state };
             self.calls.insert(request.call.clone(), record)
         };
         // Its older leases are lost from now on, whatever became of them.
@@ -331,6 +334,11 @@ impl Ledger {
             self.serve_all(now, lease.agent());
         }
         Ok(Released { released, usage: self.usage(now, lease.agent()) })
+    }
+
+    /// Whether the lease is nobody's but that of the request which it was granted to.
+    pub(super) fn is_unshared(&self, call: &CallId, lease: LeaseId) -> bool {
+        self.calls.get(call).is_some_and(|record| record.lease == lease && !record.shared)
     }
 
     pub(super) fn lease(&self, call: &CallId) -> Option<Lease> {

@@ -129,13 +129,18 @@ impl SlotStore for MemorySlotStore {
         self.with(tenant, |ledger, now| leases.iter().map(|(call, lease)| ledger.fate(now, call, *lease)).collect())
     }
 
-    async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+    async fn give_up(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
         self.with(tenant, |ledger, now| {
-            let session = ledger.lease(call).filter(|held| held.id == lease).map(|held| held.session);
-            let released = ledger.release(now, call, lease)?;
-            let session = session.map(|session| Unwritten { session, opening: None, ending: Some(*ending) });
-            Ok(Freed { released, session })
+            if ledger.is_unshared(call, lease) {
+                return release_ending(ledger, now, call, lease, ending);
+            }
+            let released = Released { released: false, usage: ledger.usage(now, lease.agent()) };
+            Ok(Freed { released, session: None })
         })
+    }
+
+    async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+        self.with(tenant, |ledger, now| release_ending(ledger, now, call, lease, ending))
     }
 
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
@@ -185,6 +190,13 @@ impl SlotStore for MemorySlotStore {
     async fn ping(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn release_ending(ledger: &mut Ledger, now: Now, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+    let session = ledger.lease(call).filter(|held| held.id == lease).map(|held| held.session);
+    let released = ledger.release(now, call, lease)?;
+    let session = session.map(|session| Unwritten { session, opening: None, ending: Some(*ending) });
+    Ok(Freed { released, session })
 }
 
 fn at_most_renew_max(count: usize) -> Result<()> {

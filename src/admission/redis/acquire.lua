@@ -27,7 +27,7 @@
 -- The limits that count are those of the highest version seen, here or in the request. What is free goes to those
 -- who wait and whose turn is before the request's, and only what they leave to the request. An offer is claimed by it,
 -- and its session begins then.
-keys_are(11)
+keys_are(11, KEYS)
 if ARGV[1] ~= 'take' and ARGV[1] ~= 'probe' then error('bad mode') end
 if ARGV[5] ~= 'I' and ARGV[5] ~= 'O' then error('bad direction') end
 local take = ARGV[1] == 'take'
@@ -62,14 +62,13 @@ if not agent_is_news then
     limit, reserved, agent_version = tonumber(known[1]), tonumber(known[2]), tonumber(known[3])
 end
 local fence = tonumber(known[4] or 0)
-local known_cap = redis.call('HMGET', KEYS[3], 'limit', 'version', 'arrived')
-local tenant_is_news = not known_cap[2] or tenant_version > tonumber(known_cap[2])
+local tenant_is_news = not books.version or tenant_version > books.version
 if not tenant_is_news then
-    tenant_limit, tenant_version = tonumber(known_cap[1]), tonumber(known_cap[2])
+    tenant_limit, tenant_version = books.limit, books.version
 end
 
 -- Whoever waits came before, whatever the clock was set to since.
-local bound = string.format('%.0f', math.max(now_us, tonumber(known_cap[3] or 0)) - AGE_US * priority)
+local bound = string.format('%.0f', math.max(now_us, books.arrived) - AGE_US * priority)
 local waiting = anyone_waits()
 local ahead = NOBODY
 if waiting and not held then
@@ -133,8 +132,12 @@ local claimed = held and is_offer(record)
 if claimed then
     record = string.upper(string.sub(record, 1, 1)) .. string.sub(record, 2)
 end
+local shared = held and lease_of(record) ~= lease and not is_shared(record)
+if shared then
+    record = record .. SHARED
+end
 local answer = denial
-    or {held and 'existing' or 'granted', record, expiry, used, used_outbound, limit, reserved, queued, waited}
+    or {held and 'existing' or 'granted', bare(record), expiry, used, used_outbound, limit, reserved, queued, waited}
 if not take then
     return answer
 end
@@ -148,11 +151,11 @@ end
 if tenant_is_news then
     redis.call('HSET', KEYS[3], 'limit', tenant_limit, 'version', tenant_version)
 end
-if granted or claimed then
+if granted or claimed or shared then
     redis.call('HSET', KEYS[1], call, record)
-    if ARGV[14] ~= '' then
-        keep_unwritten(KEYS[11], 'o', session_of(record), struct.pack('>I8', expiry) .. record .. ARGV[14])
-    end
+end
+if (granted or claimed) and ARGV[14] ~= '' then
+    keep_unwritten(KEYS[11], 'o', session_of(record), struct.pack('>I8', expiry) .. bare(record) .. ARGV[14])
 end
 if granted and waiting then
     admitted(call)

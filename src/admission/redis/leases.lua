@@ -15,7 +15,7 @@ local answer = {}
 for i = 1, #ARGV do
     local expiry = tonumber(scores[i] or 0)
     local live = records[i] and expiry > now
-    answer[2 * i - 1] = live and records[i] or ''
+    answer[2 * i - 1] = live and bare(records[i]) or ''
     answer[2 * i] = live and expiry or 0
 end
 return answer

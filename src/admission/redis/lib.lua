@@ -19,7 +19,8 @@
 --                            It has UNWRITTEN_MS to live instead
 --
 -- A record is 57 bytes: direction (I or O; i or o while a waiter has not claimed it, see queue.lua), lease (32: agent 16,
--- serial 16), session (16), fence (8, big endian).
+-- serial 16), session (16), fence (8, big endian); then SHARED once it was answered to another request than the one that
+-- it was granted to, which must not give it up any more because its own caller has gone.
 -- It holds no expiry: that is a score, so renewing a thousand leases writes scores and nothing else. Entries of
 -- `leases` whose distance from zero is not beyond now are dead, whatever their sign; so one range finds both
 -- the expired and the forgotten. Dead entries count for nothing, so that no answer depends on their removal.
@@ -70,10 +71,21 @@ local function sized(text, size, name)
     return text
 end
 
-local function keys_are(count)
-    if #KEYS ~= count then
+local function keys_are(count, keys)
+    if #(keys or KEYS) ~= count then
         error('bad number of keys')
     end
+end
+
+local SHARED = '+'
+
+local function is_shared(record)
+    return #record > 57
+end
+
+-- As it is told.
+local function bare(record)
+    return string.sub(record, 1, 57)
 end
 
 local function lease_of(record)
@@ -113,14 +125,16 @@ local function keep(key)
     redis.call('PEXPIRE', key, KEEP_MS - 1)
 end
 
--- The tenant's books, or nothing where they are not open. A Redis by another name than the one that wrote here last
+-- The tenant's books with its newest limit, or nothing where they are not open. A Redis by another name than the one that wrote here last
 -- may have lost what that one acknowledged: for one longest lease, holders may assert theirs again.
 local function books_of(limits, server)
-    local known = redis.call('HMGET', limits, 'open', 'recovering', 'reasserting', 'server')
+    local known = redis.call('HMGET', limits, 'open', 'recovering', 'reasserting', 'server',
+        'limit', 'version', 'arrived')
     if not known[1] then
         return nil
     end
-    local books = {opened = tonumber(known[1]), recovering = tonumber(known[2] or 0)}
+    local books = {opened = tonumber(known[1]), recovering = tonumber(known[2] or 0),
+        limit = tonumber(known[5] or nil), version = tonumber(known[6] or nil), arrived = tonumber(known[7] or 0)}
     local reasserting = tonumber(known[3] or 0)
     if server ~= '' and known[4] ~= server then
         books.server = server

@@ -17,7 +17,7 @@ for i = 1, #entries, 2 do
     local record = redis.call('HGET', KEYS[1], entries[i])
     if record then
         answer[#answer + 1] = entries[i]
-        answer[#answer + 1] = record
+        answer[#answer + 1] = bare(record)
         answer[#answer + 1] = tonumber(entries[i + 1])
     end
 end

@@ -1,4 +1,5 @@
-//! The slot store on Redis: one script call an operation, shared by all replicas.
+//! The slot store on Redis: one script call an operation, or one for the grants and one for the releases that are made at
+//! the same time (`combine`), shared by all replicas.
 //!
 //! Redis runs a script alone, so check and change are one step however many replicas race, and its clock is the
 //! only one. The scripts are the truth about how (`lib.lua` draws the keys); here they are called.
@@ -6,6 +7,7 @@
 //! Deliberately absent: retries. A caller whose reply was lost may ask again, because the call names the lease;
 //! this store cannot know whether the caller still wants to.
 
+mod combine;
 mod queue;
 mod reply;
 mod scripts;
@@ -17,7 +19,10 @@ use async_trait::async_trait;
 use deadpool_redis::redis::Value;
 use tokio::sync::mpsc;
 
-use self::scripts::{AgentKeys, Scripts, TenantKeys, on_queue};
+use self::{
+    combine::{Combiner, Part},
+    scripts::{AgentKeys, Scripts, TenantKeys, on_queue},
+};
 use super::SlotStore;
 use crate::{
     domain::{
@@ -38,6 +43,8 @@ use crate::{
 pub struct RedisSlotStore {
     redis: Redis,
     scripts: Scripts,
+    acquires: Combiner,
+    releases: Combiner,
 }
 
 impl fmt::Debug for RedisSlotStore {
@@ -48,7 +55,9 @@ impl fmt::Debug for RedisSlotStore {
 
 impl RedisSlotStore {
     pub fn new(redis: Redis) -> Self {
-        Self { redis, scripts: Scripts::load() }
+        let acquires = Combiner::new(redis.clone(), scripts::acquire());
+        let releases = Combiner::new(redis.clone(), scripts::release());
+        Self { redis, scripts: Scripts::load(), acquires, releases }
     }
 
     async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value> {
@@ -63,23 +72,42 @@ impl RedisSlotStore {
     async fn acquire_or_probe(&self, mode: &str, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
         debug_assert_eq!(request.lease.agent(), request.agent, "a lease id carries the agent it is of");
         let limits = &request.limits;
-        let mut script = on_queue(&self.scripts.acquire, tenant, request.agent);
-        script.arg(mode).arg(request.call.as_str());
-        script.arg(&request.lease.to_bytes()[..]).arg(&request.session.as_uuid().as_bytes()[..]);
-        script.arg(letter(request.direction)).arg(ttl_ms(request.ttl));
-        script.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
-        script.arg(limits.tenant_limit).arg(limits.tenant_version).arg(request.priority);
-        script.arg(&*self.server(tenant).await?);
-        let draft = request.draft.as_ref().map(|draft| draft.encode(&request.call));
-        script.key(TenantKeys::new(tenant).unwritten).arg(draft.unwrap_or_default());
-        reply::acquired(self.invoke(&script).await?, &request.call)
+        let mut part = Part::of(request.agent);
+        part.arg(mode).arg(request.call.as_str());
+        part.arg(&request.lease.to_bytes()[..]).arg(&request.session.as_uuid().as_bytes()[..]);
+        part.arg(letter(request.direction)).arg(ttl_ms(request.ttl));
+        part.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
+        part.arg(limits.tenant_limit).arg(limits.tenant_version).arg(request.priority);
+        part.arg(&*self.server(tenant).await?);
+        part.arg(request.draft.as_ref().map(|draft| draft.encode(&request.call)).unwrap_or_default());
+        reply::acquired(self.acquires.call(tenant, part).await.map_err(in_our_words)?, &request.call)
     }
 
-    async fn free(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: Vec<u8>) -> Result<Value> {
-        let mut script = on_queue(&self.scripts.release, tenant, lease.agent());
-        script.key(TenantKeys::new(tenant).unwritten);
-        script.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?).arg(ending);
-        self.invoke(&script).await
+    /// `what` of the lease: see `release.lua`.
+    async fn free(
+        &self,
+        what: &str,
+        tenant: TenantId,
+        (call, lease): (&CallId, LeaseId),
+        ending: Vec<u8>,
+    ) -> Result<Value> {
+        let mut part = Part::of(lease.agent());
+        part.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?).arg(ending).arg(what);
+        self.releases.call(tenant, part).await.map_err(in_our_words)
+    }
+
+    async fn free_ending(
+        &self,
+        what: &str,
+        tenant: TenantId,
+        lease: (&CallId, LeaseId),
+        ending: &Ending,
+    ) -> Result<Freed> {
+        let mut freed = reply::freed(self.free(what, tenant, lease, ending.encode()).await?)?;
+        if let Some(session) = &mut freed.session {
+            session.ending = Some(*ending);
+        }
+        Ok(freed)
     }
 }
 
@@ -114,15 +142,15 @@ impl SlotStore for RedisSlotStore {
     }
 
     async fn release(&self, tenant: TenantId, call: &CallId, lease: LeaseId) -> Result<Released> {
-        reply::released(self.free(tenant, call, lease, Vec::new()).await?)
+        reply::released(self.free("any", tenant, (call, lease), Vec::new()).await?)
     }
 
     async fn release_ending(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
-        let mut freed = reply::freed(self.free(tenant, call, lease, ending.encode()).await?)?;
-        if let Some(session) = &mut freed.session {
-            session.ending = Some(*ending);
-        }
-        Ok(freed)
+        self.free_ending("any", tenant, (call, lease), ending).await
+    }
+
+    async fn give_up(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+        self.free_ending("unshared", tenant, (call, lease), ending).await
     }
 
     async fn open(&self, tenant: TenantId, opening: Opening) -> Result<()> {

@@ -12,7 +12,7 @@
 -- A ticket lives as long as its replica tends: one that has not for ALIVE_MS is taken for dead, its tickets are
 -- passed over, and the other replicas remove them.
 --
--- KEYS (in each script that has this in front, save tenant_usage.lua):
+-- KEYS (in each script that has this in front, save tenant_usage.lua; each part's own in a batch):
 --  1 calls  2 leases  3 tenant_limits  4 inbound  5 outbound  6 agent_limits  (see lib.lua), and
 --  * [zset]   7 queue_in, 8 queue_out  member -> score; those who wait for the agent, by their direction
 --  * [zset]   9 replicas               replica (16 hex) -> until when it is taken for alive, in ms
@@ -31,7 +31,7 @@
 -- Result: none; it only defines locals.
 
 local TENANT = string.sub(KEYS[1], 1, -6) -- without `calls`
-local AGENT = KEYS[6] and string.sub(KEYS[6], #TENANT + 1, -8) -- without `:limits`
+local AGENT, looked -- the agent of KEYS[6], and how many tickets were looked at for it
 local REPLICAS = TENANT .. 'replicas'
 local AGENTS = TENANT .. 'agents'
 local ALIVE_MS = 3000 -- a replica tends each second
@@ -44,6 +44,12 @@ local LOOK_MAX = 100 -- at tickets, dead ones included
 local CHUNK = 8 -- tickets read ahead
 local AGENTS_MAX = 20 -- looked at where the tenant's cap binds
 local NOBODY = {all = 0, inbound = 0, outbound = 0}
+
+-- Before each part of a batch, and once where there is none.
+local function begin_part()
+    AGENT, looked = KEYS[6] and string.sub(KEYS[6], #TENANT + 1, -8), 0 -- without `:limits`
+end
+begin_part()
 
 local function anyone_waits()
     return redis.call('EXISTS', AGENTS) == 1
@@ -156,8 +162,6 @@ local function queue_figures()
     end
     return queued_in(keys_of(AGENT))
 end
-
-local looked = 0
 
 -- The first of one direction whose turn may come. Who is dead, or was admitted by another request, goes.
 local function head(ahead, task)

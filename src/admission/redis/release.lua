@@ -8,6 +8,7 @@
 --  2 [bytes]   lease (32)
 --  3 [string]  server
 --  4 [bytes]   how the session ends, empty: that is written elsewhere
+--  5 [string]  `any`, or `unshared`: only if no other request was answered the lease
 --
 -- Result: {tag, used, used_outbound, limit, reserved, queued, waited_ms, session, opening}, the tag being
 --  * 'released'  it was live until now; session (16 bytes) held it if its end was said, and its opening is not written
@@ -15,9 +16,12 @@
 --  * 'gone'      released or expired before, never known, or not the call's current lease; nothing changed, save that
 --                a lease that may be lost is remembered as released, so that its holder does not bring it back
 -- or {'unopened'} alone.
-keys_are(11)
+keys_are(11, KEYS)
 local call = ARGV[1]
 local lease = sized(ARGV[2], 32, 'lease')
+
+if ARGV[5] ~= 'any' and ARGV[5] ~= 'unshared' then error('bad kind of lease') end
+local any = ARGV[5] == 'any'
 
 local books = books_of(KEYS[3], ARGV[3])
 if not books then return {'unopened'} end
@@ -29,7 +33,7 @@ local tag, session, opening = 'gone', '', ''
 local waiting = anyone_waits()
 
 -- From here on it writes.
-if expiry > now and lease_of(record) == lease then
+if expiry > now and lease_of(record) == lease and (any or not is_shared(record)) then
     tag = 'released'
     redis.call('ZADD', KEYS[2], -(now + TOMBSTONE_MS), call)
     redis.call('ZREM', is_outbound(record) and KEYS[5] or KEYS[4], fence_of(record))
@@ -42,7 +46,7 @@ if expiry > now and lease_of(record) == lease then
         serve({cap = tonumber(redis.call('HGET', KEYS[3], 'limit') or 0), bound = '+inf'})
     end
     reap(books, KEYS[1], KEYS[2], KEYS[4], KEYS[5])
-elseif not record and books.misses then
+elseif any and not record and books.misses then
     -- Neither its session nor its fence is known, nor will anybody ask.
     redis.call('HSET', KEYS[1], call, 'I' .. lease .. string.rep('\0', 24))
     redis.call('ZADD', KEYS[2], -(now + TOMBSTONE_MS), call)

@@ -11,11 +11,12 @@ const ROOM: &str = include_str!("room.lua");
 /// Behind it in the scripts that free, grant or count.
 const QUEUE: &str = include_str!("queue.lua");
 
+/// Around the scripts that are called in batches.
+const BATCH: &str = include_str!("batch.lua");
+
 #[derive(Debug)]
 pub(super) struct Scripts {
-    pub(super) acquire: Script,
     pub(super) renew: Script,
-    pub(super) release: Script,
     pub(super) leases: Script,
     pub(super) open: Script,
     pub(super) readmit: Script,
@@ -35,11 +36,8 @@ impl Scripts {
     pub(super) fn load() -> Self {
         let with_lib = |body: &str| Script::new(&format!("{LIB}\n{body}"));
         let with_queue = |body: &str| Script::new(&format!("{LIB}\n{QUEUE}\n{body}"));
-        let with_room = |body: &str| Script::new(&format!("{ROOM}\n{LIB}\n{QUEUE}\n{body}"));
         Self {
-            acquire: with_room(include_str!("acquire.lua")),
             renew: with_lib(include_str!("renew.lua")),
-            release: with_queue(include_str!("release.lua")),
             leases: with_lib(include_str!("leases.lua")),
             open: with_lib(include_str!("open.lua")),
             readmit: with_lib(include_str!("readmit.lua")),
@@ -47,7 +45,7 @@ impl Scripts {
             live: with_lib(include_str!("live.lua")),
             usage: with_queue(include_str!("usage.lua")),
             tenant_usage: with_queue(include_str!("tenant_usage.lua")),
-            enqueue: with_room(include_str!("enqueue.lua")),
+            enqueue: Script::new(&format!("{ROOM}\n{LIB}\n{QUEUE}\n{}", include_str!("enqueue.lua"))),
             tend: with_queue(include_str!("tend.lua")),
             leave: with_queue(include_str!("leave.lua")),
             unwritten: with_lib(include_str!("unwritten.lua")),
@@ -55,6 +53,20 @@ impl Scripts {
             forget: with_lib(include_str!("forget.lua")),
         }
     }
+}
+
+/// Takes slots, for as many calls as there are parts.
+pub(super) fn acquire() -> Script {
+    Script::new(&format!("{ROOM}\n{LIB}\n{}", in_batches(include_str!("acquire.lua"))))
+}
+
+/// Frees slots in the same way.
+pub(super) fn release() -> Script {
+    Script::new(&format!("{LIB}\n{}", in_batches(include_str!("release.lua"))))
+}
+
+fn in_batches(part: &str) -> String {
+    BATCH.replace("--@ queue.lua", QUEUE).replace("--@ the script of a part", part)
 }
 
 /// The keys of one tenant. The braces are Redis Cluster's hash tag: all of them lie in one slot.

@@ -256,6 +256,10 @@ impl SlotStore for SteadySlots {
         answer
     }
 
+    async fn give_up(&self, tenant: TenantId, call: &CallId, lease: LeaseId, ending: &Ending) -> Result<Freed> {
+        self.opened(tenant, || self.store.give_up(tenant, call, lease, ending)).await
+    }
+
     async fn leases(&self, tenant: TenantId, calls: &[CallId]) -> Result<Vec<Option<Lease>>> {
         self.store.leases(tenant, calls).await
     }

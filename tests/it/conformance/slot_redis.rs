@@ -44,6 +44,45 @@ fn is_unavailable(error: &Error) -> bool {
     matches!(error, Error::Unavailable(Dependency::SlotStore, Some(_)))
 }
 
+/// What is asked for together goes to Redis in few scripts, and what is refused there harms none of the others.
+#[tokio::test]
+async fn grants_that_are_asked_for_together_go_together_and_succeed_or_fail_one_by_one() {
+    let redis = Redis::start();
+    let caller = Caller::of(redis.store());
+    let agents: Vec<_> = (0..7).map(|_| caller.agent()).collect();
+    caller.tenant_used().await;
+    raw::<()>(&redis.server, &["CONFIG", "RESETSTAT"]).await;
+    let ask = async |n: usize| {
+        let request = caller.ask(agents[n % agents.len()], &format!("call-{n}"));
+        let limits = Limits { agent_limit: 10, ..request.limits };
+        // No lease can be that short: a mistake that the edge would have refused.
+        let ttl = if n % 10 == 9 { Duration::ZERO } else { request.ttl };
+        caller.store.acquire(caller.tenant, &Acquire { ttl, limits, ..request }).await
+    };
+    let answers = join_all((0..200).map(ask)).await;
+    let (mut leases, mut denied, mut wrong) = (Vec::new(), 0, 0);
+    for answer in answers {
+        match answer {
+            Ok(Acquired::Granted { lease, .. }) => leases.push(lease),
+            Ok(Acquired::Denied(_)) => denied += 1,
+            Err(Error::Internal(why)) if why.to_string().contains("bad lease_ttl_ms") => wrong += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((leases.len(), denied, wrong), (70, 110, 20));
+    let released = join_all(leases.iter().map(|lease| caller.release(lease))).await;
+    assert!(released.iter().all(|released| released.released));
+    assert_eq!(caller.tenant_used().await, 0);
+    let stats: String = raw(&redis.server, &["INFO", "commandstats"]).await;
+    let calls = |name: &str| {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        line.map_or(0, |line| line.split(',').next().expect("a number").parse::<u32>().expect("a number"))
+    };
+    let scripts = calls("eval") + calls("evalsha");
+    println!("200 acquires and 70 releases in {scripts} scripts");
+    assert!(scripts < 100, "{scripts}");
+}
+
 #[tokio::test]
 async fn forgotten_scripts_are_invisible() {
     let redis = Redis::start();

@@ -7,10 +7,12 @@ use voxgate::domain::{
     Error,
     clock::ManualClock,
     ids::LeaseId,
-    lease::{Acquire, Acquired, BindingScope, Direction, Limits, Renewal, Renewed, Usage},
+    journal::Ending,
+    lease::{Acquire, Acquired, BindingScope, Direction, Lease, Limits, Renewal, Renewed, Usage},
+    session::Outcome,
 };
 
-use super::slot_fixture::{Caller, Fixture, Memory, Redis, call, is_about, limit, renewal, secs};
+use super::slot_fixture::{Caller, Fixture, Memory, Redis, call, is_about, limit, renewal, secs, ticket};
 
 /// Runs each test on each back-end, as `slot_store::<back-end>::<test>`.
 macro_rules! on_every_back_end {
@@ -43,6 +45,7 @@ on_every_back_end! {
     a_renewed_lease_outlives_its_first_expiry_and_a_shorter_renewal_does_not_bring_it_nearer,
     a_late_release_never_touches_the_next_holder,
     a_late_renewal_never_touches_the_next_holder,
+    what_was_answered_to_another_request_is_not_given_up_by_the_first,
     of_1000_releases_at_once_one_released_it,
     a_released_lease_is_told_so_for_five_minutes,
     a_released_lease_is_lost_once_its_call_is_admitted_again,
@@ -215,6 +218,40 @@ async fn a_late_renewal_never_touches_the_next_holder(fixture: &impl Fixture) {
     assert_eq!(caller.leases(&[call("call")]).await, [Some(holder)]);
     fixture.advance(secs(60));
     assert_eq!(caller.usage(agent).await.used, 0, "nothing was prolonged");
+}
+
+async fn what_was_answered_to_another_request_is_not_given_up_by_the_first(fixture: &impl Fixture) {
+    let caller = Caller::of(fixture.store());
+    let agent = caller.agent();
+    let ending = Ending { outcome: Outcome::CallerHangup, at: caller.env.now() };
+    let give_up = async |lease: &Lease| {
+        let freed = caller.store.give_up(caller.tenant, &lease.call, lease.id, &ending).await.expect("an answer");
+        (freed.released.released, freed.session.map(|session| (session.session, session.ending)))
+    };
+    let alone = caller.grant(&caller.ask(agent, "alone")).await;
+    assert_eq!(give_up(&alone).await, (true, Some((alone.session, Some(ending)))));
+    assert_eq!(give_up(&alone).await, (false, None));
+
+    let request = caller.ask(agent, "again");
+    let first = caller.grant(&request).await;
+    assert_eq!(caller.existing(&request).await, first, "the same request is no other");
+    let second = caller.existing(&caller.ask(agent, "again")).await;
+    assert_eq!((second.id, second.session, second.fence), (first.id, first.session, first.fence));
+    assert_eq!(give_up(&first).await, (false, None));
+    assert_eq!(caller.leases(&[call("again")]).await, [Some(second.clone())]);
+    assert_eq!(caller.store.live(caller.tenant, 9).await.expect("an answer"), [second.clone()]);
+    assert!(matches!(caller.renew(&second, 60).await, Renewed::Renewed { .. }));
+    assert!(caller.release(&second).await.released, "its holder may");
+
+    // One who waits is granted by the queue, and another request of the call claims that.
+    let agent = caller.agent();
+    let holder = caller.grant(&limited(limit(1), caller.ask(agent, "holder"))).await;
+    let waiting = ticket(limited(limit(1), caller.ask(agent, "waits")), caller.replica());
+    caller.wait(&waiting).await;
+    caller.release(&holder).await;
+    let claimed = caller.existing(&limited(limit(1), caller.ask(agent, "waits"))).await;
+    assert_eq!(claimed.id, waiting.acquire.lease);
+    assert_eq!(give_up(&claimed).await, (false, None));
 }
 
 async fn of_1000_releases_at_once_one_released_it(fixture: &impl Fixture) {

@@ -4,10 +4,6 @@
 //! release it, whichever comes first. Within that span the lease was live for certain, whatever happened to replies; so
 //! what the spans show is real, and every operation without an answer is counted on the store's side. Times are those of
 //! the machine that the store's clock is of.
-//!
-//! One lease is certain to nobody: of a call that was asked for again after its wait broke. To its replica the caller has
-//! hung up, so it gives up what the wait was granted, although another request may have been answered the same lease in
-//! that moment. Its fence counts all the same, and that it leaks is looked for at the end.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -150,13 +146,7 @@ pub(super) fn check(history: &[Op], limits: &[u32], cap: u32) -> Found {
 
 fn lives(history: &[Op]) -> HashMap<String, Life> {
     let mut lives: HashMap<String, Life> = HashMap::new();
-    // By call: its first wait that broke.
-    let mut broken: HashMap<&str, i64> = HashMap::new();
     for op in history {
-        if op.waited && op.did == Did::MayHaveAcquired {
-            let first = broken.entry(&op.call).or_insert(op.from);
-            *first = op.from.min(*first);
-        }
         if let Did::Acquired { lease, fence, expires } = &op.did {
             let life = lives.entry(lease.clone()).or_insert_with(|| Life {
                 call: op.call.clone(),
@@ -169,11 +159,6 @@ fn lives(history: &[Op]) -> HashMap<String, Life> {
             });
             life.known = life.known.min(op.until);
             life.expires = life.expires.max(*expires);
-        }
-    }
-    for life in lives.values_mut() {
-        if broken.get(life.call.as_str()).is_some_and(|from| *from < life.known) {
-            life.let_go = life.known;
         }
     }
     for op in history {
@@ -396,9 +381,6 @@ mod tests {
         let found = check(&history, &[1], 10).violations;
         assert!(found.iter().all(|it| matches!(it, Violation::FenceFell { .. })), "{found:?}");
         assert_eq!(found.len(), 1, "L1 was known before b was first asked for: {found:?}");
-        let wait = Op { waited: true, ..op(0, "a", Did::MayHaveAcquired) };
-        let lost = op(9, "a", Did::Lost { lease: "L1".into() });
-        assert_eq!(check(&[wait, acquired(4, "a", "L1", 1), lost], &[1], 10).violations, []);
         let offered = [op(0, "b", Did::TimedOut), acquired(2, "a", "L1", 5), acquired(20, "b", "L2", 4)];
         assert_eq!(check(&offered, &[2], 10).violations, []);
     }

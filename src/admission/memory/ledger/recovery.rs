@@ -79,8 +79,15 @@ impl Ledger {
     /// fence is known, nor will anybody ask.
     pub(super) fn bury(&mut self, call: &CallId, lease: LeaseId, forget_ms: i64) {
         let (session, direction) = (SessionId::from_uuid(uuid::Uuid::nil()), Direction::Inbound);
-        let record =
-            Record { lease, session, direction, fence: 0, offered: false, state: State::Released { forget_ms } };
+        let record = Record {
+            lease,
+            session,
+            direction,
+            fence: 0,
+            offered: false,
+            shared: false,
+            state: State::Released { forget_ms },
+        };
         self.calls.insert(call.clone(), record);
         self.past.insert((forget_ms, call.clone()));
     }
@@ -93,7 +100,8 @@ impl Ledger {
             Renewed::Missing => {
                 let state = State::Live { expiry_ms };
                 let (session, direction, fence) = (claim.session, claim.direction, claim.fence);
-                let record = Record { lease: claim.lease, session, direction, fence, offered: false, state };
+                let record =
+                    Record { lease: claim.lease, session, direction, fence, offered: false, shared: false, state };
                 self.calls.insert(call.clone(), record);
                 self.live.insert((expiry_ms, call.clone()));
                 let agent = self.agents.entry(claim.lease.agent()).or_default();
