@@ -14,6 +14,7 @@ mod changes;
 mod closed;
 mod creates;
 mod figures;
+mod growth;
 #[expect(dead_code, reason = "shared with the tests, which need more of it")]
 mod harness;
 mod home;
@@ -31,7 +32,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use self::{closed::Work, home::Home, report::Measured, subject::Subject};
 
 /// In this order; `cargo bench --bench rpc -- reads lists` measures some.
-const TOPICS: [&str; 7] = ["admission", "queue", "reads", "changes", "lists", "creates", "journal"];
+const TOPICS: [&str; 8] = ["admission", "queue", "reads", "changes", "lists", "creates", "journal", "growth"];
 /// Requests in flight of the closed loop.
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 /// In flight where grants and denials are compared.
@@ -103,6 +104,7 @@ async fn measure(home: &Home, wanted: &[String], span: Span) -> Outcome {
             ("lists", _) => lists::measure(home, &subject, span).await,
             ("changes", Some(_)) => changes::measure(home, &subject, span).await,
             ("journal", Some(_)) => journal::measure(home, &subject, span).await,
+            ("growth", Some(_)) => growth::measure(span).await,
             ("creates", Some(postgres)) => creates::measure(postgres, &subject, span).await,
             // Those need a second replica, or a Postgres to compare with.
             _ => continue,

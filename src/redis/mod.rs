@@ -53,6 +53,7 @@ pub enum Failure {
 
 impl Failure {
     /// The same once more, for another who asked together with the first.
+    #[must_use]
     pub fn again(&self) -> Self {
         match self {
             Self::Unavailable(why) => Self::Unavailable(Internal::new(why.to_string())),

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use self::{
     combine::{Combiner, Part},
-    scripts::{AgentKeys, Scripts, TenantKeys, on_queue},
+    scripts::{AgentKeys, Combined, Scripts, TenantKeys, on_queue},
 };
 use super::SlotStore;
 use crate::{
@@ -55,8 +55,8 @@ impl fmt::Debug for RedisSlotStore {
 
 impl RedisSlotStore {
     pub fn new(redis: Redis) -> Self {
-        let acquires = Combiner::new(redis.clone(), scripts::acquire());
-        let releases = Combiner::new(redis.clone(), scripts::release());
+        let acquires = Combiner::new(redis.clone(), Combined::acquire());
+        let releases = Combiner::new(redis.clone(), Combined::release());
         Self { redis, scripts: Scripts::load(), acquires, releases }
     }
 

@@ -55,18 +55,31 @@ impl Scripts {
     }
 }
 
-/// Takes slots, for as many calls as there are parts.
-pub(super) fn acquire() -> Script {
-    Script::new(&format!("{ROOM}\n{LIB}\n{}", in_batches(include_str!("acquire.lua"))))
+/// A script that can be called for one, and for many at once.
+#[derive(Debug)]
+pub(super) struct Combined {
+    /// With the ten keys of `queue.lua` and `unwritten`.
+    pub(super) alone: Script,
+    /// See `batch.lua`.
+    pub(super) together: Script,
 }
 
-/// Frees slots in the same way.
-pub(super) fn release() -> Script {
-    Script::new(&format!("{LIB}\n{}", in_batches(include_str!("release.lua"))))
-}
+impl Combined {
+    fn of(front: &str, part: &str) -> Self {
+        let batch = BATCH.replace("--@ queue.lua", QUEUE).replace("--@ the script of a part", part);
+        Self {
+            alone: Script::new(&format!("{front}\n{QUEUE}\n{part}")),
+            together: Script::new(&format!("{front}\n{batch}")),
+        }
+    }
 
-fn in_batches(part: &str) -> String {
-    BATCH.replace("--@ queue.lua", QUEUE).replace("--@ the script of a part", part)
+    pub(super) fn acquire() -> Self {
+        Self::of(&format!("{ROOM}\n{LIB}"), include_str!("acquire.lua"))
+    }
+
+    pub(super) fn release() -> Self {
+        Self::of(LIB, include_str!("release.lua"))
+    }
 }
 
 /// The keys of one tenant. The braces are Redis Cluster's hash tag: all of them lie in one slot.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_redis::redis::{self, FromRedisValue};
+use deadpool_redis::redis::{self, AsyncConnectionConfig, FromRedisValue};
 use futures_util::{StreamExt as _, future::join_all, stream};
 use secrecy::{ExposeSecret as _, SecretString};
 use voxgate::{
@@ -31,7 +31,9 @@ use crate::harness::{
 
 pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
     let client = redis::Client::open(server.url().expose_secret()).expect("a URL");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
+    // Some of what tests ask takes a while.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(secs(30)));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.expect("it answers");
     redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.expect("it obeys")
 }
 
