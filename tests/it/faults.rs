@@ -186,7 +186,7 @@ async fn vanishing_clients_leak_nothing(backend: Backend) {
         tokio::time::sleep(Duration::from_micros(number * 50)).await;
         acquiring.abort();
     }
-    // What was begun runs to its end although nobody waits for it.
+    // What was begun runs to its end although nobody waits for it, and no answer tells when: a second is long for it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     // Whatever was granted is the call's own: admitting the same call again finds it, and nothing else is held.
     let before = world.usage(&agent.id).await.used;

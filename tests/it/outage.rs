@@ -165,6 +165,15 @@ async fn all_is_there(pair: &Pair, left: &[Left], survivor: &World) {
     assert_eq!(survivor.usage(&pair.agent.id).await.used, i32::try_from(held).expect("few"));
 }
 
+/// Waits until each caller has begun five calls more, about.
+async fn many_more(tally: &Tally) {
+    let (asked, before) = (Instant::now(), tally.begun.load(Ordering::Relaxed));
+    while tally.begun.load(Ordering::Relaxed) - before < 5 * CALLERS {
+        assert!(asked.elapsed() < Duration::from_secs(30), "calls are admitted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Load on both replicas, in the midst of which the database goes and the second replica is killed.
 async fn outage(take_away: impl Fn(&mut PrivatePostgres), bring_back: impl Fn(&mut PrivatePostgres)) {
     let mut pair = Pair::start().await;
@@ -172,7 +181,7 @@ async fn outage(take_away: impl Fn(&mut PrivatePostgres), bring_back: impl Fn(&m
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| tokio::spawn(caller(pair.worlds.clone(), pair.agent.id.clone(), tally.clone(), number)))
         .collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    many_more(&tally).await;
     tokio::task::block_in_place(|| take_away(&mut pair.postgres));
     let (gone, before) = (Instant::now(), tally.begun.load(Ordering::Relaxed));
     let meanwhile = || tally.begun.load(Ordering::Relaxed) - before;
@@ -183,9 +192,9 @@ async fn outage(take_away: impl Fn(&mut PrivatePostgres), bring_back: impl Fn(&m
     }
     let meanwhile = meanwhile();
     pair.servers[1].kill();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    many_more(&tally).await;
     tokio::task::block_in_place(|| bring_back(&mut pair.postgres));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    many_more(&tally).await;
     tally.stop.store(true, Ordering::Relaxed);
     let mut left = Vec::new();
     for caller in callers {

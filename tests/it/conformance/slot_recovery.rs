@@ -6,26 +6,10 @@ use voxgate::domain::{
     lease_token::LeaseClaim,
 };
 
-use super::slot_fixture::{Caller, Fixture, Memory, Redis, call, is_about, limit, secs, steady};
-
-/// Runs each test on each back-end, as `slot_recovery::<back-end>::<test>`.
-macro_rules! on_every_back_end {
-    ($($test:ident,)+) => {
-        mod redis {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&<super::Redis as super::Fixture>::start()).await;
-            })+
-        }
-
-        mod memory {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&<super::Memory as super::Fixture>::start()).await;
-            })+
-        }
-    };
-}
+use super::{
+    slot_fixture::{Caller, Fixture, Memory, Redis, call, is_about, limit, secs, steady},
+    slot_store::on_every_back_end,
+};
 
 on_every_back_end! {
     after_a_loss_new_calls_are_refused_for_the_longest_lease_that_was_given,

@@ -11,6 +11,7 @@ mod clients;
 mod nemesis;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +22,7 @@ use std::{
 use voxgate::{domain::Env, proto::v1::VoiceAgent};
 
 use self::{
-    checker::{Op, check},
+    checker::{Did, Op, check},
     clients::live,
     nemesis::Nemesis,
 };
@@ -41,6 +42,8 @@ const LEASE: Duration = Duration::from_secs(10);
 /// Short against a client's patience, so that silences are seen and not only waited for.
 const CONFIG: &str = "[redis]\ncommand_timeout_ms = 300\n";
 const SHORT_RUN: Duration = Duration::from_secs(15);
+/// Leases without which a history shows little.
+const GRANTS_MIN: usize = 100;
 
 /// One replica, and what is between it and Redis.
 #[derive(Debug)]
@@ -83,6 +86,16 @@ impl Stage {
 
     fn recorded(&self) -> usize {
         self.history.lock().expect("nobody panicked").len()
+    }
+
+    /// Leases that some caller was told of.
+    fn granted(&self) -> usize {
+        let history = self.history.lock().expect("nobody panicked");
+        let leases = history.iter().filter_map(|op| match &op.did {
+            Did::Acquired { lease, .. } => Some(lease),
+            _ => None,
+        });
+        leases.collect::<HashSet<_>>().len()
     }
 
     fn is_over(&self) -> bool {
@@ -170,7 +183,9 @@ async fn no_history_of_acquires_waits_renewals_and_releases_under_faults_breaks_
         move || Nemesis::new(seed).haunt(&stage)
     });
     let wanted = number("VOXGATE_HISTORY_OPERATIONS");
-    while wanted.map_or(start.elapsed() < SHORT_RUN, |wanted| (stage.recorded() as u64) < wanted) {
+    // A busy machine is given longer to come to what is worth checking.
+    let is_short = || start.elapsed() < SHORT_RUN || stage.granted() <= GRANTS_MIN && start.elapsed() < 4 * SHORT_RUN;
+    while wanted.map_or_else(is_short, |wanted| (stage.recorded() as u64) < wanted) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(lanes.iter().all(|lane| !lane.is_finished()), "a client gave up");
     }
@@ -186,6 +201,6 @@ async fn no_history_of_acquires_waits_renewals_and_releases_under_faults_breaks_
     println!("{} operations in {span:?} under {faults}: {}", history.len(), found.figures);
     assert!(found.violations.is_empty(), "VOXGATE_TEST_SEED={seed}: {:#?}", found.violations);
     let waits = &found.figures.waits;
-    assert!(found.figures.grants > 50, "{}", found.figures);
+    assert!(found.figures.grants > GRANTS_MIN, "{}", found.figures);
     assert!(waits.granted.min(waits.timed_out).min(waits.hung_up) > 10, "each end is seen: {}", found.figures);
 }
