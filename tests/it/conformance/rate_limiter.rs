@@ -40,7 +40,7 @@ struct Redis {
 
 impl Fixture for Redis {
     fn start() -> Self {
-        let server = PrivateRedis::start_with_clock_shim();
+        let server = PrivateRedis::start_with_still_clock();
         // Patient: a busy machine must not fail a test that is about something else.
         let settings =
             RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000, ..RedisSettings::default() };

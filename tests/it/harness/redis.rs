@@ -16,7 +16,7 @@ use std::{
 
 use deadpool_redis::redis::{Client, FromRedisValue, RedisResult, cmd};
 use secrecy::SecretString;
-use voxgate::redis::RedisSettings;
+use voxgate::{domain::Env, redis::RedisSettings};
 
 use super::process::{Process, find_program, free_port, wait_for};
 
@@ -86,8 +86,17 @@ impl PrivateRedis {
 
     /// One whose wall clock can be moved.
     pub(crate) fn start_with_clock_shim() -> Self {
-        let path = Process::folder("clock").join("offset");
-        fs::write(&path, 0_i64.to_ne_bytes()).expect("the offset is written");
+        Self::start_at_moment(0)
+    }
+
+    /// One whose wall clock stands still unless it is moved, however long the machine takes.
+    pub(crate) fn start_with_still_clock() -> Self {
+        Self::start_at_moment(Env::system().now().as_micros())
+    }
+
+    fn start_at_moment(micros: i64) -> Self {
+        let path = Process::folder("clock").join("clock");
+        fs::write(&path, [0, micros].map(i64::to_ne_bytes).concat()).expect("the clock is written");
         let offset = File::options().write(true).open(&path).expect("the offset is there");
         Self::launch(Some(MovedClock { offset, path, micros: AtomicI64::new(0) }), free_port(), &[])
     }
@@ -157,7 +166,7 @@ impl PrivateRedis {
         command.args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);
         command.args(&self.args);
         if let Some(clock) = &self.clock {
-            command.env("LD_PRELOAD", &*SHIM).env("VOXGATE_CLOCK_OFFSET", &clock.path);
+            command.env("LD_PRELOAD", &*SHIM).env("VOXGATE_CLOCK", &clock.path);
         }
         let process = Process::start(dir, &command);
         wait_for("PONG", Duration::from_secs(10), || {
