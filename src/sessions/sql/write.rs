@@ -55,6 +55,7 @@ pub(super) async fn write(
     entries: Vec<Entry>,
     now: Timestamp,
 ) -> Result<Vec<Written>> {
+    one_at_a_time(conn, tenant).await?;
     // Ends first: the call of one may have been admitted again in the same batch.
     let alone = |entry: &&Entry| entry.opening.is_none();
     let mut known = end_all(conn, tenant, endings(entries.iter().filter(alone))).await?;
@@ -72,8 +73,6 @@ pub(super) async fn write(
         });
         rows.push(SessionRow::of(tenant, &as_it_is(opening, ending))?);
     }
-    // In one order everywhere: two replicas that write the same sessions wait for each other and never in a circle.
-    rows.sort_unstable_by_key(|row| row.id.0);
     let inserted = insert_all(conn, tenant, rows).await?;
     known.extend(&inserted);
 
@@ -96,6 +95,7 @@ pub(super) async fn write(
 /// See [`History::displace`](super::super::History::displace).
 pub(super) async fn displace(conn: &mut Connection, tenant: TenantId, entry: Entry, now: Timestamp) -> Result<Written> {
     let Some(opening) = entry.opening.clone() else { return Ok(Written::Missing) };
+    one_at_a_time(conn, tenant).await?;
     for _ in 0..OPEN_ATTEMPTS {
         let others = sessions::table
             .filter(sessions::tenant_id.eq(tenant))
@@ -151,6 +151,19 @@ fn as_it_is(opening: &Session, ending: Option<Ending>) -> Session {
 
 fn endings<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<(SessionId, Ending)> {
     entries.filter_map(|entry| Some((entry.session, entry.ending?))).collect()
+}
+
+/// Nobody else writes the tenant's history until the transaction ends. Who finds what another one is about to write writes
+/// the same sessions, and each would wait for rows of the other's.
+async fn one_at_a_time(conn: &mut Connection, tenant: TenantId) -> Result<()> {
+    // SQLite's transactions exclude each other from their beginning.
+    if let Connection::Postgres(pg) = conn {
+        // Tenants that share these bits wait for each other without need.
+        let (_, bits) = Uid::from(tenant).0.as_u64_pair();
+        let lock = diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(bits.cast_signed());
+        Prepared(lock).execute(&mut pg.session).await?;
+    }
+    Ok(())
 }
 
 /// Which of the agents exist that sessions are to be active of. Until the transaction ends nobody removes them.

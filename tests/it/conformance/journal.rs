@@ -57,6 +57,7 @@ on_both_homes![
     a_stop_writes_what_is_left,
     history_is_the_same_however_often_it_is_written,
     history_written_late_does_not_end_the_calls_next_session,
+    who_writes_the_same_history_is_not_in_the_way,
     an_end_without_a_session_is_told_apart,
 ];
 
@@ -399,6 +400,33 @@ async fn history_written_late_does_not_end_the_calls_next_session(home: Home) {
             ((SessionStatus::Expired, Some(Outcome::LeaseExpired)), Some(at(100)))
         );
         assert_eq!(home.row(&next).await.expect("a row"), next);
+    }
+}
+
+/// As a replica that says what it knows does, and one that finds the same in the spool: the first has the end alone of what
+/// is written already, and the whole of the rest; the other has the whole of everything.
+async fn who_writes_the_same_history_is_not_in_the_way(home: Home) {
+    let home = Arc::new(home);
+    for round in 0..20 {
+        let sessions: Arc<[Session]> =
+            (0..200).map(|n| session(home.tenant, home.agent, &format!("call-{round}-{n}"))).collect();
+        let written = sessions.iter().step_by(2).map(begins).collect();
+        home.sql.write(home.tenant, written, at(5)).await.expect("written");
+        all_at_once(8, |writer| {
+            let (home, sessions) = (home.clone(), sessions.clone());
+            async move {
+                let said = |(n, session): (usize, &Session)| match (n + writer) % 2 {
+                    0 if n % 2 == 0 => ends(session, Outcome::Hangup),
+                    _ => Entry { opening: begins(session).opening, ..ends(session, Outcome::Hangup) },
+                };
+                let entries = sessions.iter().enumerate().map(said).collect();
+                home.sql.write(home.tenant, entries, at(5)).await.expect("written");
+            }
+        })
+        .await;
+        for session in &*sessions {
+            assert_eq!(home.row(session).await.expect("a row").outcome, Some(Outcome::Hangup));
+        }
     }
 }
 
