@@ -17,9 +17,13 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use diesel::{QueryResult, SqliteConnection, sql_types::Bool};
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _, TransactionManager,
-    sync_connection_wrapper::SyncConnectionWrapper,
+    sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper},
 };
+use futures_util::future::{BoxFuture, ready};
+use tokio::{runtime::Handle, task::JoinError};
 use tokio_postgres::NoTls;
+use tower::BoxError;
+use tracing::Span;
 
 use super::Reach;
 use crate::domain::{Error, Result, error::Internal};
@@ -27,9 +31,34 @@ use crate::domain::{Error, Result, error::Internal};
 /// The word for all tenants in `voxgate.tenant`, as the policies of the migrations know it.
 pub(super) const EVERYONE: &str = "everyone";
 
-pub(crate) type SqliteSession = SyncConnectionWrapper<SqliteConnection>;
+pub(crate) type SqliteSession = SyncConnectionWrapper<SqliteConnection, InPlace>;
 type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;
 type SqliteTransactions = <SqliteSession as AsyncConnection>::TransactionManager;
+
+/// Does SQLite's `work` on a thread that may block: all of it, since the way there and back takes longer than a statement.
+pub(super) async fn where_it_may_block<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JoinError> {
+    let (span, runtime) = (Span::current(), Handle::current());
+    tokio::task::spawn_blocking(move || span.in_scope(|| runtime.block_on(work))).await
+}
+
+/// Each statement where it is asked for.
+#[derive(Debug)]
+pub(crate) struct InPlace;
+
+impl SpawnBlocking for InPlace {
+    fn spawn_blocking<'a, R: Send + 'static>(
+        &mut self,
+        task: impl FnOnce() -> R + Send + 'static,
+    ) -> BoxFuture<'a, Result<R, BoxError>> {
+        Box::pin(ready(Ok(task())))
+    }
+
+    fn get_runtime() -> Self {
+        Self
+    }
+}
 
 pub(crate) enum Connection {
     Postgres(Box<PgSession>),
@@ -149,7 +178,13 @@ impl managed::Manager for Manager {
                 must_be_fenced(&mut session.session).await?;
                 Ok(Connection::Postgres(Box::new(session)))
             }
-            Self::Sqlite { path } => open(path).await.map(Connection::Sqlite),
+            Self::Sqlite { path } => {
+                let path = path.clone();
+                where_it_may_block(async move { open(&path).await })
+                    .await
+                    .map_err(Internal::new)?
+                    .map(Connection::Sqlite)
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The database: one handle for Postgres and for SQLite, and one query text for both.
 //!
 //! Stores write a plain diesel expression once, inside [`query!`], which expands it for each kind of connection.
-//! What they write runs in a task of its own: a caller who goes away (tonic drops the handlers of cancelled calls)
+//! What they write runs in a task of its own (on SQLite, on a thread that may block): a caller who goes away (tonic drops the handlers of cancelled calls)
 //! neither leaves a transaction open on a pooled connection nor costs the pool a connection.
 //!
 //! Absent on purpose: libpq, a check of every connection before it is used (its closing is noticed as it happens,
@@ -26,17 +26,21 @@ use diesel::{IntoSql as _, sql_types::Integer};
 use diesel_async::RunQueryDsl as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use tokio::task::JoinError;
 use tracing::Instrument as _;
 
 pub use self::{
     cache::CacheSettings,
     changes::{Change, Listener},
 };
-use self::{connection::Manager, error::unavailable};
 pub(crate) use self::{
     connection::{Connection, query},
     error::{corrupt, missing},
     prepared::Prepared,
+};
+use self::{
+    connection::{Manager, where_it_may_block},
+    error::unavailable,
 };
 use crate::domain::{Error, Result, ids::TenantId};
 
@@ -136,9 +140,10 @@ impl Database {
     {
         // Waited for by the caller, so that one who goes away leaves the queue.
         let mut conn = self.acquire().await?;
-        let patience = self.patience;
+        let Some(patience) = self.patience else {
+            return finished(where_it_may_block(async move { work(&mut conn).await }).await);
+        };
         let task = async move {
-            let Some(patience) = patience else { return work(&mut conn).await };
             match tokio::time::timeout(patience, work(&mut conn)).await {
                 Ok(result) => result,
                 Err(elapsed) => {
@@ -147,7 +152,7 @@ impl Database {
                 }
             }
         };
-        tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panic| Err(Error::internal(panic)))
+        finished(tokio::spawn(task.in_current_span()).await)
     }
 
     async fn acquire(&self) -> Result<Object<Manager>> {
@@ -218,6 +223,10 @@ where
             Err(error)
         }
     }
+}
+
+fn finished<T>(task: std::result::Result<Result<T>, JoinError>) -> Result<T> {
+    task.unwrap_or_else(|panic| Err(Error::internal(panic)))
 }
 
 /// Makes the file if there is none, and takes it and its companions from everyone but their owner. SQLite gives new

@@ -11,7 +11,7 @@ use diesel_async::RunQueryDsl as _;
 
 use crate::{
     db::{
-        Connection, corrupt, query,
+        Connection, corrupt,
         schema::{sessions, voice_agents},
         types::{At, Document, Id, Json, Moment, Uid},
     },
@@ -174,12 +174,6 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         Connection::Sqlite(sqlite) => into.values(values).on_conflict_do_nothing().execute(sqlite).await?,
     };
     Ok(written == 1)
-}
-
-/// Writes `row` whether its agent exists or not. False if the session or its lease has a row, or its call an active one.
-pub(super) async fn insert_as_it_is(conn: &mut Connection, row: SessionRow) -> QueryResult<bool> {
-    let insert = diesel::insert_into(sessions::table).values(row).on_conflict_do_nothing();
-    Ok(query!(conn, c => insert.execute(c).await)? == 1)
 }
 
 fn word<T>(known: Option<T>, column: &'static str) -> Result<T> {

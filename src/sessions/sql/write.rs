@@ -1,12 +1,12 @@
 //! Many sessions at once: what the journal writes behind.
 //!
 //! On Postgres two statements take a whole batch, each of one text whatever the number of rows, so that it is prepared
-//! once. SQLite is in the process: a statement a row costs it nothing.
+//! once. SQLite is in the process: a statement a row costs it little.
 
 use std::collections::{HashMap, HashSet};
 
 use diesel::{
-    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryableByName,
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryableByName, SqliteConnection,
     sql_types::{Array, BigInt, Bool, Nullable, Text},
 };
 use diesel_async::RunQueryDsl as _;
@@ -14,7 +14,7 @@ use diesel_async::RunQueryDsl as _;
 use super::{
     super::{Entry, Written},
     OPEN_ATTEMPTS, hold_agent,
-    row::{SessionRow, insert_as_it_is},
+    row::SessionRow,
 };
 use crate::{
     db::{
@@ -130,7 +130,7 @@ pub(super) async fn displace(conn: &mut Connection, tenant: TenantId, entry: Ent
             }
         }
         let row = SessionRow::of(tenant, &as_it_is(&opening, ending))?;
-        if insert_as_it_is(conn, row).await? {
+        if !insert_all(conn, tenant, vec![row]).await?.is_empty() {
             return Ok(written);
         }
         if existing(conn, tenant, &[&entry]).await?.contains(&entry.session) {
@@ -232,7 +232,8 @@ async fn end_all(
     Ok(ended)
 }
 
-/// Writes rows and answers which are new: not those whose session, lease or active call is there already.
+/// Writes rows, whether their agents exist or not, and answers which are new: not those whose session, lease or active
+/// call is there already.
 async fn insert_all(conn: &mut Connection, tenant: TenantId, rows: Vec<SessionRow>) -> Result<HashSet<SessionId>> {
     let mut inserted = HashSet::new();
     if rows.is_empty() {
@@ -270,13 +271,19 @@ async fn insert_all(conn: &mut Connection, tenant: TenantId, rows: Vec<SessionRo
             let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
             inserted.extend(found.into_iter().map(|found| SessionId::from(found.id)));
         }
-        Connection::Sqlite(_) => {
-            for row in rows {
-                let id = SessionId::from(row.id);
-                if insert_as_it_is(conn, row).await? {
-                    inserted.insert(id);
+        Connection::Sqlite(sqlite) => {
+            // Diesel's own connection knows an insert by its type, and makes no text of it.
+            let insert = move |c: &mut SqliteConnection| {
+                for row in rows {
+                    let id = SessionId::from(row.id);
+                    let insert = diesel::insert_into(sessions::table).values(row).on_conflict_do_nothing();
+                    if diesel::RunQueryDsl::execute(insert, c)? == 1 {
+                        inserted.insert(id);
+                    }
                 }
-            }
+                Ok(inserted)
+            };
+            inserted = sqlite.spawn_blocking(insert).await?;
         }
     }
     Ok(inserted)
