@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // MediaNodeService.Connect would collide with the generated client's constructor of that name.
         .build_transport(false)
         .btree_map(".")
+        .codec_path("crate::proto::Codec")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

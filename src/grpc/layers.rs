@@ -20,7 +20,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{access, heard_out::HeardOut};
+use super::{access, heard_out::HeardOut, meters::Meters};
 use crate::{
     domain::{Error, Result, certificate::ClientCertificate, error::Dependency, principal::Principal},
     tenants::{Authenticator, RateLimits},
@@ -84,13 +84,14 @@ struct Inner {
     in_flight: Semaphore,
     settings: RpcSettings,
     refusing: AtomicBool,
+    meters: Meters,
 }
 
 impl Gate {
     pub fn new(authenticator: Authenticator, rates: RateLimits, settings: RpcSettings) -> Self {
         let in_flight = Semaphore::new(settings.max_in_flight);
-        let refusing = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { authenticator, rates, in_flight, settings, refusing }) }
+        let (refusing, meters) = (AtomicBool::new(false), Meters::new());
+        Self { inner: Arc::new(Inner { authenticator, rates, in_flight, settings, refusing, meters }) }
     }
 
     /// Lets no new request in, and waits until those inside are answered.
@@ -137,7 +138,7 @@ where
             // Health and reflection are for everyone.
             return self.service.call(request).boxed();
         }
-        let Some((rpc, access)) = access::of(path) else {
+        let Some(line) = access::line_of(path) else {
             return std::future::ready(Ok(Status::from(Error::Unimplemented).into_http())).boxed();
         };
         let fresh = self.service.clone();
@@ -145,11 +146,12 @@ where
         let gate = self.gate.clone();
         async move {
             let started = Instant::now();
+            let (rpc, access) = access::TABLE[line];
             let response = match gate.pass(service, request, rpc, access).await {
                 Ok(response) => response,
                 Err(error) => tracing::info_span!("rpc", rpc.method = rpc).in_scope(|| Status::from(error).into_http()),
             };
-            measure(rpc, &response, started.elapsed());
+            gate.meters.note(line, &response, started.elapsed());
             Ok(response)
         }
         .boxed()
@@ -159,7 +161,7 @@ where
 impl Inner {
     async fn pass<S>(
         &self,
-        service: S,
+        mut service: S,
         mut request: Request<Body>,
         rpc: &'static str,
         access: access::Access,
@@ -192,14 +194,15 @@ impl Inner {
             // Not before all of it is known: a field that is filled in later costs more than all the others.
             let span = tracing::info_span!("rpc", rpc.method = rpc, tenant.id = %principal.tenant());
             request.extensions_mut().insert(Caller { principal, deadline: Deadline(Instant::now() + deadline) });
-            in_our_words(answer(service, request).instrument(span).await)
+            let answered = span.in_scope(|| service.call(request));
+            answered.instrument(span).await.map_or_else(|never| match never {}, in_our_words)
         };
-        let caught = AssertUnwindSafe(work).catch_unwind();
-        let outcome = match streams {
-            true => caught.await,
-            false => tokio::time::timeout(budget, caught).await.map_err(|_| Error::DeadlineExceeded)?,
-        };
-        outcome.unwrap_or_else(|panic| Err(Error::internal(panic_text(panic.as_ref()))))
+        let limit = if streams { LONGEST } else { budget };
+        match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(panic)) => Err(Error::internal(panic_text(panic.as_ref()))),
+            Err(_) => Err(Error::DeadlineExceeded),
+        }
     }
 
     /// Whoever sends a credential is judged by it, good or bad; only who sends none is known by its certificate.
@@ -216,16 +219,6 @@ fn asked(headers: &HeaderMap) -> Option<Duration> {
     let asked = parse_timeout(headers.get("grpc-timeout")?.to_str().ok()?)?;
     let way = (asked / 20).clamp(Duration::from_millis(2), Duration::from_millis(50));
     Some(asked.saturating_sub(way))
-}
-
-async fn answer<S>(mut service: S, request: Request<Body>) -> Response<Body>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
-    match service.call(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    }
 }
 
 /// The library refuses some requests before they reach a handler, without the details that every error of ours has.
@@ -268,37 +261,6 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     format!("a handler panicked: {}", text.unwrap_or("without a word"))
-}
-
-/// Unary failures end in their headers; a success, and whatever a stream ends with, counts as OK here.
-fn measure(rpc: &'static str, response: &Response<Body>, took: Duration) {
-    let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
-    metrics::counter!("voxgate_rpcs_total", "rpc" => rpc, "code" => code_name(code)).increment(1);
-    metrics::histogram!("voxgate_rpc_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
-    tracing::debug!(rpc.method = rpc, rpc.code = code_name(code), rpc.duration_ms = took.as_millis(), "rpc answered");
-}
-
-const fn code_name(code: tonic::Code) -> &'static str {
-    use tonic::Code;
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod admission;
 mod convert;
 mod heard_out;
 pub mod layers;
+mod meters;
 mod nodes;
 mod sessions;
 pub mod status;
