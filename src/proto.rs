@@ -11,8 +11,8 @@ pub mod v1 {
     tonic::include_proto!("voxgate.v1");
 }
 
-/// What a message is written to and read from, each way of each stream. Most are of some hundred bytes, and a larger one grows
-/// its buffer. The library's 8 KiB are memory that no cache holds, twice a request: a tenth of a read was spent on it.
+/// What a message is written to and read from, each way of each stream. Most are of some hundred bytes, and a larger one
+/// grows its buffer. The library's 8 KiB are memory that no cache holds, twice a request: a tenth of a read was spent on it.
 const BUFFER_BYTES: usize = 1_024;
 /// Of a stream's messages that are sent together: the library's own.
 const FLUSH_BYTES: usize = 32 << 10;

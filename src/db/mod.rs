@@ -1,8 +1,8 @@
 //! The database: one handle for Postgres and for SQLite, and one query text for both.
 //!
 //! Stores write a plain diesel expression once, inside [`query!`], which expands it for each kind of connection.
-//! What they write runs in a task of its own (on SQLite, on a thread that may block): a caller who goes away (tonic drops the handlers of cancelled calls)
-//! neither leaves a transaction open on a pooled connection nor costs the pool a connection.
+//! What they write runs in a task of its own (on SQLite, on a thread that may block): a caller who goes away (tonic drops
+//! the handlers of cancelled calls) neither leaves a transaction open on a pooled connection nor costs the pool one.
 //!
 //! Absent on purpose: libpq, a check of every connection before it is used (its closing is noticed as it happens,
 //! see `connection`), and for now TLS to Postgres, whose place is `connection::connect`.
