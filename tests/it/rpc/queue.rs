@@ -401,12 +401,14 @@ async fn usage_is_told_at_once_and_then_when_it_changes(world: World) {
         let slot = world.admit(&agent.id).await;
         world.release(&slot).await;
     }
-    let mut told = 0;
+    // However long the machine takes for the first, then until there is silence.
+    of_agent.message().await.expect("told").expect("told");
+    let mut told = 1;
     while tokio::time::timeout(Duration::from_millis(700), of_agent.message()).await.is_ok() {
         told += 1;
     }
     let most = 2 + began.elapsed().as_millis() / 100;
-    assert!((1..=most).contains(&told), "{told} of at most {most}");
+    assert!(told <= most, "{told} of at most {most}");
 }
 
 async fn a_watch_of_what_is_deleted_ends(world: World) {
