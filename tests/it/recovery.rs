@@ -20,6 +20,7 @@ use voxgate::proto::v1::{
 
 use crate::harness::{
     client::{Explained as _, faults, granted, refused},
+    pair::Pair,
     postgres,
     process::wait_for,
     raw_node::{RawNode, hello},
@@ -30,24 +31,7 @@ use crate::harness::{
 
 const LEASE_S: i64 = 10;
 
-/// Two replicas on stores of their own.
-struct Pair {
-    redis: PrivateRedis,
-    servers: [TestServer; 2],
-    worlds: [World; 2],
-}
-
 impl Pair {
-    async fn start() -> Self {
-        let (database, redis) = (postgres::fresh_database(), PrivateRedis::start());
-        let first = TestServer::production(&database, redis.url().expose_secret());
-        let key = first.admin_key.clone();
-        let second = TestServer::production_with_key(&database, redis.url().expose_secret(), key);
-        let world = World::on(&first.addr, &first.admin_key).await;
-        let worlds = [world.clone(), world.through(&second.addr)];
-        Self { redis, servers: [first, second], worlds }
-    }
-
     fn lose_everything(&self) {
         assert!(self.redis.command("FLUSHALL").starts_with("+OK"));
     }

@@ -415,9 +415,10 @@ async fn who_writes_the_same_history_is_not_in_the_way(home: Home) {
         all_at_once(8, |writer| {
             let (home, sessions) = (home.clone(), sessions.clone());
             async move {
-                let said = |(n, session): (usize, &Session)| match (n + writer) % 2 {
-                    0 if n % 2 == 0 => ends(session, Outcome::Hangup),
-                    _ => Entry { opening: begins(session).opening, ..ends(session, Outcome::Hangup) },
+                let said = |(n, session): (usize, &Session)| {
+                    let end = ends(session, Outcome::Hangup);
+                    let is_end_alone = writer % 2 == 0 && n % 2 == 0;
+                    if is_end_alone { end } else { Entry { opening: begins(session).opening, ..end } }
                 };
                 let entries = sessions.iter().enumerate().map(said).collect();
                 home.sql.write(home.tenant, entries, at(5)).await.expect("written");

@@ -294,8 +294,7 @@ async fn an_unreachable_redis_is_no_error_until_it_is_asked_and_then_a_quick_one
     for _ in 0..200 {
         assert!(is_unavailable(&store.ping().await.expect_err("nobody is there")));
     }
-    // Waiting to be connected each time would take two hundred.
-    assert!(start.elapsed() < secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -323,8 +322,7 @@ async fn while_redis_hangs_callers_fail_fast_and_recover_with_it() {
     let start = Instant::now();
     let pings = join_all((0..50).map(|_| store.ping())).await;
     assert!(pings.iter().all(Result::is_err));
-    // One after the other they would take ten.
-    assert!(start.elapsed() < secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
     server.signal("CONT");
     let deadline = Instant::now() + secs(2);
     while store.ping().await.is_err() {

@@ -4,6 +4,7 @@ pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod node;
+pub(crate) mod pair;
 pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod process;

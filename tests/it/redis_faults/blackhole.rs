@@ -36,8 +36,8 @@ async fn a_redis_that_swallows_everything_costs_the_first_callers_one_budget_and
     println!("swallowed: workers' refusals {refusals}; a caller who asks every 2 ms: {asked}");
     assert!(refusals.count() + asked.count() > 100, "{refusals} {asked}");
     assert!(asked.percentile(99) < Duration::from_millis(100), "{asked}");
-    // Each worker may have been waiting when it began, and once when the machine stopped for a moment.
-    assert!(refusals.slower_than(Duration::from_millis(500)) <= WORKERS, "{refusals}");
+    assert!(refusals.percentile(100) < Duration::from_millis(500), "{refusals}");
+    // Each worker may have been waiting when it began.
     assert!(asked.slower_than(Duration::from_millis(25)) <= WORKERS, "{asked}");
     proxy.heal();
     let found = load.grants(WORKERS, Duration::from_secs(2)).await;

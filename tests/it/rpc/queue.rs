@@ -13,6 +13,7 @@ use voxgate::proto::v1::{
 
 use crate::harness::{
     client::{Explained as _, faults, granted, refused, within},
+    pair::Pair,
     postgres, redis,
     server::{Backend, TestServer},
     world::{World, acquire, eventually, minimal_agent, on_both_backends, seconds, unique},
@@ -451,29 +452,9 @@ async fn a_queue_takes_as_many_as_it_is_configured_to() {
     refused(over, Code::Unavailable, "OVERLOADED");
 }
 
-/// Two on the same stores, and one tenant through each.
-struct Replicas {
-    redis: redis::PrivateRedis,
-    first: TestServer,
-    second: TestServer,
-    world: World,
-    elsewhere: World,
-}
-
-impl Replicas {
-    async fn start() -> Self {
-        let (database, redis) = (postgres::fresh_database(), redis::PrivateRedis::start());
-        let first = TestServer::production(&database, redis.url().expose_secret());
-        let second = TestServer::production_with_key(&database, redis.url().expose_secret(), first.admin_key.clone());
-        let world = World::on(&first.addr, &first.admin_key).await;
-        let elsewhere = world.through(&second.addr);
-        Self { redis, first, second, world, elsewhere }
-    }
-}
-
 #[tokio::test]
 async fn a_server_that_stops_sends_its_waiters_elsewhere_and_leaves_no_ticket() {
-    let Replicas { redis: _redis, first, second: _second, world, elsewhere } = Replicas::start().await;
+    let Pair { redis: _redis, servers: [first, _second], worlds: [world, elsewhere] } = Pair::start().await;
     let agent = world.agent(1).await;
     let holder = world.admit(&agent.id).await;
     let mut watch = watch(&world, Some(&agent.id)).await;
@@ -498,7 +479,7 @@ async fn a_server_that_stops_sends_its_waiters_elsewhere_and_leaves_no_ticket() 
 
 #[tokio::test]
 async fn a_slot_freed_on_one_replica_wakes_the_first_on_another_and_a_killed_ones_tickets_are_passed_over() {
-    let Replicas { redis, first: _first, second, world, elsewhere } = Replicas::start().await;
+    let Pair { redis, servers: [_first, second], worlds: [world, elsewhere] } = Pair::start().await;
     let agent = world.agent(1).await;
     let mut holder = wakes(&world, &elsewhere, &agent.id, world.admit(&agent.id).await, 10).await;
 

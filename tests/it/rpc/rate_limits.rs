@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use secrecy::ExposeSecret as _;
 use tonic::{Code, Status};
 use voxgate::proto::v1::{
     CreateApiKeyRequest, GetCallStateRequest, Heartbeat, ListVoiceAgentsRequest, PauseVoiceAgentRequest,
@@ -11,10 +10,9 @@ use voxgate::proto::v1::{
 
 use crate::harness::{
     client::{Caller, Explained as _, granted, refused},
-    postgres,
+    pair::Pair,
     process::wait_for,
     raw_node::{RawNode, hello},
-    redis,
     server::TestServer,
     world::{TENANT_SCOPES, World, on_both_backends, unique},
 };
@@ -120,25 +118,10 @@ async fn flood(callers: &[Caller], at_once: usize, span: Duration) -> usize {
     through
 }
 
-/// Two replicas on one database and one Redis.
-struct Replicas {
-    redis: redis::PrivateRedis,
-    servers: [TestServer; 2],
-    world: World,
-}
-
-impl Replicas {
-    async fn start() -> Self {
-        let (database, redis) = (postgres::fresh_database(), redis::PrivateRedis::start());
-        let first = TestServer::production(&database, redis.url().expose_secret());
-        let second = TestServer::production_with_key(&database, redis.url().expose_secret(), first.admin_key.clone());
-        let world = World::on(&first.addr, &first.admin_key).await;
-        Self { redis, servers: [first, second], world }
-    }
-
+impl Pair {
     /// A new key, presented to each.
     async fn callers_at(&self, per_minute: i32) -> [Caller; 2] {
-        let first = caller_at(&self.world, per_minute).await;
+        let first = caller_at(&self.worlds[0], per_minute).await;
         let second = first.to(&self.servers[1].addr);
         [first, second]
     }
@@ -159,7 +142,7 @@ impl Replicas {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_let_through_what_one_account_holds() {
-    let replicas = Replicas::start().await;
+    let replicas = Pair::start().await;
     let callers = replicas.callers_at(600).await;
     let started = Instant::now();
     let through = flood(&callers, 8, Duration::from_secs(3)).await;
@@ -174,7 +157,7 @@ async fn two_replicas_let_through_what_one_account_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_keys_requests_cost_few_round_trips_and_denied_ones_none() {
-    let replicas = Replicas::start().await;
+    let replicas = Pair::start().await;
     let callers = replicas.callers_at(100_000).await;
     let before = replicas.scripts_run();
     let through = flood(&callers, 4, Duration::from_secs(3)).await;
@@ -196,7 +179,7 @@ async fn a_fast_keys_requests_cost_few_round_trips_and_denied_ones_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_redis_hangs_each_replica_goes_by_the_rate_on_its_own() {
-    let replicas = Replicas::start().await;
+    let replicas = Pair::start().await;
     let callers = replicas.callers_at(60).await;
     replicas.redis.signal("STOP");
     let started = Instant::now();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use secrecy::ExposeSecret as _;
 use tonic::Code;
 use voxgate::proto::v1::{
     AcquireSlotRequest, ArchiveVoiceAgentRequest, CreateTenantRequest, GetDefaultVoiceAgentRequest,
@@ -13,8 +12,7 @@ use voxgate::proto::v1::{
 
 use crate::harness::{
     client::{Explained as _, faults, granted, refused},
-    postgres, redis,
-    server::TestServer,
+    pair::Pair,
     world::{World, acquire, on_both_backends, unique},
 };
 
@@ -210,11 +208,9 @@ async fn hints_that_are_no_ids_are_named(world: World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_first_resolutions_on_two_replicas_make_one_agent() {
-    let (database, redis) = (postgres::fresh_database(), redis::PrivateRedis::start());
-    let first = TestServer::production(&database, redis.url().expose_secret());
-    let second = TestServer::production_with_key(&database, redis.url().expose_secret(), first.admin_key.clone());
-    let world = with_default_url(&World::on(&first.addr, &first.admin_key).await).await;
-    let worlds = [world.clone(), world.through(&second.addr)];
+    let pair = Pair::start().await;
+    let world = with_default_url(&pair.worlds[0]).await;
+    let worlds = [world.clone(), world.through(&pair.servers[1].addr)];
     let racers: Vec<_> = (0..200)
         .map(|racer| {
             let world = worlds[racer % 2].clone();
