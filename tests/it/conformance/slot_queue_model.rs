@@ -1,13 +1,14 @@
 //! Random lives of a few calls that wait, lived by a small model and by both back-ends at once; all three must agree.
 //!
 //! As `slot_model.rs`, with tickets: the model has the queue written down in the plainest way, a list that is sorted
-//! whenever somebody asks who is next. There is one replica, which tends all its tickets every 2.5 s, as a replica does
-//! that lives; what becomes of those that do not is for `slot_queue.rs`. Priorities and steps of the clock are
-//! such that no two scores come nearer to each other than a second.
+//! whenever somebody asks who is next. There is one replica, which tends all its tickets after each step of the clock,
+//! as a replica does that lives; what becomes of those that do not is for `slot_queue.rs`. Priorities and steps of the
+//! clock are such that no two scores come nearer to each other than half a second.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use proptest::{prelude::*, test_runner::Config};
@@ -23,13 +24,13 @@ use voxgate::{
     },
 };
 
-use super::slot_fixture::{Fixture, Memory, Redis, secs};
+use super::slot_fixture::{Fixture, Memory, Redis};
 
 const AGENTS: usize = 2;
 const CALLS: usize = 6;
-const STEP_S: u64 = 5;
-const OFFER_S: u64 = 5;
-const TOMBSTONE_S: u64 = 300;
+const STEP_MS: u64 = 2_500;
+const OFFER_MS: u64 = 5_000;
+const TOMBSTONE_MS: u64 = 300_000;
 const DEPTH: usize = 3;
 const PRIORITIES: [u8; 3] = [0, 7, 14];
 
@@ -40,7 +41,7 @@ struct Ask {
     call: usize,
     outbound: bool,
     priority: u8,
-    ttl_s: u64,
+    ttl_ms: u64,
 }
 
 /// What is done. A lease is named by the order in which it was asked for.
@@ -70,32 +71,32 @@ enum Step {
 struct Held {
     lease: usize,
     ask: Ask,
-    expiry_s: u64,
+    expiry_ms: u64,
     offer: bool,
-    released_s: Option<u64>,
+    released_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
 struct Waiting {
     lease: usize,
     ask: Ask,
-    /// The moment in seconds, and the order within it.
+    /// The moment in milliseconds, and the order within it.
     arrived: (u64, usize),
 }
 
-/// Who is first: seconds, and the order of arrival.
+/// Who is first: milliseconds, and the order of arrival.
 type Score = (i64, usize);
 
 impl Waiting {
     fn score(&self) -> Score {
-        (self.arrived.0.cast_signed() - i64::from(self.ask.priority), self.arrived.1)
+        (self.arrived.0.cast_signed() - 1_000 * i64::from(self.ask.priority), self.arrived.1)
     }
 }
 
 /// The queue in its plainest form.
 #[derive(Debug, Clone, Default)]
 struct Model {
-    now_s: u64,
+    now_ms: u64,
     asked: Vec<Ask>,
     arrivals: usize,
     /// By call: its last lease, and its ticket.
@@ -147,7 +148,7 @@ struct Task {
 
 impl Model {
     fn held(&self, call: usize) -> Option<&Held> {
-        self.calls.get(&call).filter(|held| held.released_s.is_none() && held.expiry_s > self.now_s)
+        self.calls.get(&call).filter(|held| held.released_ms.is_none() && held.expiry_ms > self.now_ms)
     }
 
     fn live(&self) -> impl Iterator<Item = &Held> {
@@ -214,9 +215,9 @@ impl Model {
             else {
                 break;
             };
-            let expiry_s = self.now_s + OFFER_S;
+            let expiry_ms = self.now_ms + OFFER_MS;
             self.tickets.remove(&ask.call);
-            self.calls.insert(ask.call, Held { lease, ask, expiry_s, offer: true, released_s: None });
+            self.calls.insert(ask.call, Held { lease, ask, expiry_ms, offer: true, released_ms: None });
             served.push(ask);
         }
         served
@@ -227,7 +228,7 @@ impl Model {
     }
 
     fn acquire(&mut self, ask: Ask, lease: usize, probe: bool) -> Expected {
-        let Ask { agent, call, outbound, priority, ttl_s } = ask;
+        let Ask { agent, call, outbound, priority, ttl_ms } = ask;
         let (limit, reserved, _) = self.limits[agent];
         let cap = self.cap.0;
         if let Some(held) = self.held(call).cloned() {
@@ -237,14 +238,14 @@ impl Model {
             let (used, out) = self.used(agent);
             if !probe {
                 self.learn(agent);
-                let expiry_s = held.expiry_s.max(self.now_s + ttl_s);
-                self.calls.insert(call, Held { expiry_s, offer: false, ..held });
+                let expiry_ms = held.expiry_ms.max(self.now_ms + ttl_ms);
+                self.calls.insert(call, Held { expiry_ms, offer: false, ..held });
             }
             return Expected::Existing(held.lease, (used, out, limit, reserved));
         }
         // What a probe would change, it changes in a life of its own.
         let mut after = self.clone();
-        let bound = Some(self.now_s.cast_signed() - i64::from(priority));
+        let bound = Some(self.now_ms.cast_signed() - 1_000 * i64::from(priority));
         after.serve(&Task { agent, limits: Some((limit, reserved)), cap, bound, call: Some(call) });
         let (used, out) = after.used(agent);
         let queued = if probe { self.queued(agent) } else { after.queued(agent) };
@@ -261,9 +262,9 @@ impl Model {
         let expected = match scope {
             Some(scope) => Expected::Denied(scope, (used, out, limit, reserved), queued),
             None => {
-                let expiry_s = self.now_s + ttl_s;
+                let expiry_ms = self.now_ms + ttl_ms;
                 after.tickets.remove(&call);
-                after.calls.insert(call, Held { lease, ask, expiry_s, offer: false, released_s: None });
+                after.calls.insert(call, Held { lease, ask, expiry_ms, offer: false, released_ms: None });
                 Expected::Granted(lease, (used + 1, out + u32::from(outbound), limit, reserved))
             }
         };
@@ -283,7 +284,7 @@ impl Model {
             return Expected::Full(self.queued(ask.agent));
         }
         self.arrivals += 1;
-        let arrived = former.unwrap_or((self.now_s, self.arrivals));
+        let arrived = former.unwrap_or((self.now_ms, self.arrivals));
         self.tickets.insert(ask.call, Waiting { lease, ask, arrived });
         self.learn(ask.agent);
         self.serve_all(ask.agent);
@@ -304,13 +305,15 @@ impl Model {
         Expected::Left(Left::Nothing)
     }
 
-    fn renew(&mut self, lease: usize, ttl_s: u64) -> Expected {
-        let now_s = self.now_s;
+    fn renew(&mut self, lease: usize, ttl_ms: u64) -> Expected {
+        let now_ms = self.now_ms;
         let held = self.calls.get_mut(&self.asked[lease].call).filter(|held| held.lease == lease);
         Expected::Renewed(match held {
-            Some(held) if held.released_s.is_some_and(|released_s| released_s + TOMBSTONE_S > now_s) => Fate::Released,
-            Some(held) if held.released_s.is_none() && held.expiry_s > now_s => {
-                held.expiry_s = held.expiry_s.max(now_s + ttl_s);
+            Some(held) if held.released_ms.is_some_and(|released_ms| released_ms + TOMBSTONE_MS > now_ms) => {
+                Fate::Released
+            }
+            Some(held) if held.released_ms.is_none() && held.expiry_ms > now_ms => {
+                held.expiry_ms = held.expiry_ms.max(now_ms + ttl_ms);
                 Fate::Renewed
             }
             _ => Fate::Lost,
@@ -321,8 +324,8 @@ impl Model {
         let Ask { call, agent, .. } = self.asked[lease];
         let released = self.held(call).is_some_and(|held| held.lease == lease);
         if released {
-            let now_s = self.now_s;
-            self.calls.entry(call).and_modify(|held| held.released_s = Some(now_s));
+            let now_ms = self.now_ms;
+            self.calls.entry(call).and_modify(|held| held.released_ms = Some(now_ms));
             self.serve_all(agent);
         }
         Expected::Released(released, self.figures(agent))
@@ -351,9 +354,9 @@ impl ReferenceStateMachine for Model {
     }
 
     fn transitions(state: &Self) -> BoxedStrategy<Step> {
-        let ttl = || (2_u64..8).prop_map(|steps| steps * STEP_S);
+        let ttl = || (4_u64..16).prop_map(|steps| steps * STEP_MS);
         let ask = (0..AGENTS, 0..CALLS, any::<bool>(), prop::sample::select(PRIORITIES.to_vec()), ttl())
-            .prop_map(|(agent, call, outbound, priority, ttl_s)| Ask { agent, call, outbound, priority, ttl_s });
+            .prop_map(|(agent, call, outbound, priority, ttl_ms)| Ask { agent, call, outbound, priority, ttl_ms });
         let acquire = (ask.clone(), prop::bool::weighted(0.2)).prop_map(|(ask, probe)| Step::Acquire { ask, probe });
         let limits = (0..AGENTS, 0_u32..4, 0_u32..2).prop_map(|(agent, limit, reserved)| Step::Limits {
             agent,
@@ -361,7 +364,7 @@ impl ReferenceStateMachine for Model {
             reserved: reserved.min(limit),
         });
         let others = prop_oneof![
-            3 => (1_u64..4).prop_map(|steps| Step::Advance(steps * STEP_S)),
+            3 => (1_u64..8).prop_map(|steps| Step::Advance(steps * STEP_MS)),
             2 => (0..AGENTS).prop_map(Step::Tend),
             1 => limits,
             1 => (0_u32..4).prop_map(Step::Cap),
@@ -376,7 +379,7 @@ impl ReferenceStateMachine for Model {
             6 => ask.prop_map(Step::Enqueue),
             3 => (0..CALLS).prop_map(Step::Claim),
             2 => lease().prop_map(Step::Leave),
-            1 => (lease(), ttl()).prop_map(|(lease, ttl_s)| Step::Renew(lease, ttl_s)),
+            1 => (lease(), ttl()).prop_map(|(lease, ttl_ms)| Step::Renew(lease, ttl_ms)),
             5 => lease().prop_map(Step::Release),
             5 => others,
         ]
@@ -406,7 +409,7 @@ impl ReferenceStateMachine for Model {
                 state.acquire(state.asked[lease], lease, false)
             }
             Step::Leave(lease) => state.leave(*lease),
-            Step::Renew(lease, ttl_s) => state.renew(*lease, *ttl_s),
+            Step::Renew(lease, ttl_ms) => state.renew(*lease, *ttl_ms),
             Step::Release(lease) => state.release(*lease),
             Step::Tend(agent) => state.tend(*agent),
             Step::Limits { agent, limit, reserved } => {
@@ -418,9 +421,9 @@ impl ReferenceStateMachine for Model {
                 state.cap = (*cap, state.cap.1 + 1);
                 Expected::Nothing
             }
-            Step::Advance(span_s) => {
-                for _ in 0..span_s / STEP_S {
-                    state.now_s += STEP_S;
+            Step::Advance(span_ms) => {
+                for _ in 0..span_ms / STEP_MS {
+                    state.now_ms += STEP_MS;
                     for agent in 0..AGENTS {
                         state.tend(agent);
                     }
@@ -496,7 +499,7 @@ impl Names {
             session,
             direction: if ask.outbound { Direction::Outbound } else { Direction::Inbound },
             priority: ask.priority,
-            ttl: secs(ask.ttl_s),
+            ttl: Duration::from_millis(ask.ttl_ms),
             limits: Self::limits(model, ask.agent),
             draft: None,
         }
@@ -603,10 +606,10 @@ impl StateMachineTest for Lives {
         }
         let (names, stage) = (&lives.names, lives.stage);
         stage.runtime.block_on(async {
-            if let Step::Advance(span_s) = step {
-                for _ in 0..span_s * 2 / STEP_S {
-                    stage.redis.advance(secs(STEP_S) / 2);
-                    stage.memory.advance(secs(STEP_S) / 2);
+            if let Step::Advance(span_ms) = step {
+                for _ in 0..span_ms / STEP_MS {
+                    stage.redis.advance(Duration::from_millis(STEP_MS));
+                    stage.memory.advance(Duration::from_millis(STEP_MS));
                     for (_, store, _) in &lives.witnesses {
                         for agent in 0..AGENTS {
                             names.tend(&**store, model, agent).await;
@@ -652,9 +655,9 @@ async fn live_through(
             let ticket = Leave { replica: names.replica, call, lease: id };
             Expected::Left(store.leave(names.tenant, &ticket).await.expect("it is up"))
         }
-        Step::Renew(lease, ttl_s) => {
+        Step::Renew(lease, ttl_ms) => {
             let (call, id) = id(*lease);
-            let renewal = Renewal { call, lease: id, ttl: secs(*ttl_s) };
+            let renewal = Renewal { call, lease: id, ttl: Duration::from_millis(*ttl_ms) };
             Expected::Renewed(match store.renew(names.tenant, &[renewal]).await.expect("it is up")[0] {
                 Renewed::Renewed { .. } => Fate::Renewed,
                 Renewed::Lost => Fate::Lost,
