@@ -4,6 +4,9 @@
 //! a change made here is forgotten here at once, one made elsewhere when its notice comes (`changes`). A load that a
 //! change overtakes is not kept.
 //!
+//! Shortly before an answer grows too old, one caller loads it anew while the others go on with it: rows that were
+//! first wanted together do not make everybody wait together ever after.
+//!
 //! While the database is away, or slower than [`LOAD_PATIENCE`], what is known goes on being answered, for
 //! [`Freshness::outage`]. What was forgotten because it changed is not known any longer.
 //!
@@ -157,13 +160,17 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     {
         let known = self.entries.get(key);
         if let Some(entry) = &known
-            && self.is_fresh(entry)
+            && self.is_young(entry)
         {
             return Ok(Some(entry.value.clone()));
         }
         let stripe = self.stripe(key);
         let _turn = match known.filter(|entry| self.outlives_outage(entry)) {
             None => stripe.turn.lock().await,
+            Some(entry) if self.is_fresh(&entry) => match stripe.turn.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(Some(entry.value)),
+            },
             // Somebody else's load may hang, and this answer is good enough to go on with.
             Some(entry) => match tokio::time::timeout(LOAD_PATIENCE, stripe.turn.lock()).await {
                 Ok(turn) => turn,
@@ -173,7 +180,7 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
         let forgotten = *stripe.forgotten();
         let loaded_at = Instant::now();
         let answer = match self.entries.get(key) {
-            Some(entry) if self.is_fresh(&entry) => return Ok(Some(entry.value)),
+            Some(entry) if self.is_young(&entry) => return Ok(Some(entry.value)),
             Some(entry) => match self.load_again(&entry, load).await {
                 Some(answer) => answer?,
                 None => return Ok(Some(self.outage_answer(entry))),
@@ -240,7 +247,9 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     }
 
     fn outage_answer(&self, entry: Entry<V>) -> Arc<V> {
-        metrics::counter!("voxgate_cache_outage_answers_total", "cache" => self.name).increment(1);
+        if !self.is_fresh(&entry) {
+            metrics::counter!("voxgate_cache_outage_answers_total", "cache" => self.name).increment(1);
+        }
         entry.value
     }
 
@@ -254,6 +263,11 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
 
     fn pause(&self, until: &AtomicU64) {
         until.store(self.nanos(Instant::now() + LOAD_PAUSE), Ordering::Release);
+    }
+
+    /// It is fresh, and will be for a while.
+    fn is_young(&self, entry: &Entry<V>) -> bool {
+        self.is_fresh(entry) && entry.loaded_at.elapsed() < self.freshness.fresh / 4 * 3
     }
 
     fn is_fresh(&self, entry: &Entry<V>) -> bool {

@@ -38,9 +38,9 @@ async fn value(cache: &Cache<u32, String>, load: impl Future<Output = Result<Opt
 async fn an_answer_is_never_older_than_it_may_be() {
     let cache = cache();
     assert_eq!(value(&cache, found("old")).await.as_deref(), Some("old"));
-    tokio::time::advance(Duration::from_millis(4_999)).await;
+    tokio::time::advance(Duration::from_millis(3_749)).await;
     assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("old"));
-    tokio::time::advance(Duration::from_millis(1)).await;
+    tokio::time::advance(Duration::from_millis(1_251)).await;
     assert_eq!(value(&cache, found("new")).await.as_deref(), Some("new"));
     cache.doubt_everything();
     tokio::time::advance(Duration::from_millis(1)).await;
@@ -89,6 +89,45 @@ async fn many_who_want_the_same_load_it_once() {
         assert_eq!(reader.await.expect("no panic").as_deref(), Some("it"));
     }
     assert_eq!(loads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_loads_what_grows_old_and_the_others_need_not_wait() {
+    let cache = Arc::new(cache());
+    assert_eq!(value(&cache, found("old")).await.as_deref(), Some("old"));
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let (go, gone) = oneshot::channel::<()>();
+    let loader = tokio::spawn({
+        let cache = cache.clone();
+        async move {
+            let load = async {
+                gone.await.expect("told");
+                found("new").await
+            };
+            value(&cache, load).await
+        }
+    });
+    tokio::task::yield_now().await;
+    let asked = Instant::now();
+    assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("old"));
+    assert_eq!(asked.elapsed(), Duration::ZERO, "nobody waits for the load");
+    go.send(()).expect("it waits");
+    assert_eq!(loader.await.expect("no panic").as_deref(), Some("new"));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("new"), "it is as young as it was loaded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_still_fresh_is_answered_when_its_load_fails_hangs_or_finds_nothing_new() {
+    let cache = cache();
+    assert_eq!(value(&cache, found("known")).await.as_deref(), Some("known"));
+    tokio::time::advance(Duration::from_millis(3_800)).await;
+    assert_eq!(value(&cache, away()).await.as_deref(), Some("known"));
+    assert_eq!(value(&cache, must_not_load()).await.as_deref(), Some("known"), "it is not asked again at once");
+    tokio::time::advance(LOAD_PAUSE).await;
+    assert_eq!(value(&cache, std::future::pending()).await.as_deref(), Some("known"));
+    tokio::time::advance(LOAD_PAUSE).await;
+    assert_eq!(value(&cache, async { Ok(None) }).await, None, "it was deleted, which no notice said");
 }
 
 #[tokio::test(start_paused = true)]
