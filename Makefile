@@ -10,7 +10,7 @@ run: ## Start Voxgate on the embedded stores and print grpcurl lines to try
 
 test: setup-test ## Run every test, against private Postgres and Redis servers too
 	cargo test --locked
-	@echo "Note: where the tests cut a network, a proxy between the servers does it, not network namespaces, which need root."
+	@scripts/say-network.sh
 
 check: setup-check setup-test ## Run what CI runs beside the tests
 	cargo fmt --check

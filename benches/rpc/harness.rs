@@ -1,5 +1,7 @@
 //! The servers of the tests, started here too: the same files, by their paths.
 
+#[path = "../../tests/it/harness/clock.rs"]
+pub(crate) mod clock;
 #[path = "../../tests/it/harness/postgres.rs"]
 pub(crate) mod postgres;
 #[path = "../../tests/it/harness/process.rs"]

@@ -2,7 +2,9 @@
 
 pub(crate) mod chaos;
 pub(crate) mod client;
+pub(crate) mod clock;
 pub(crate) mod cluster;
+pub(crate) mod hosts;
 pub(crate) mod node;
 pub(crate) mod pair;
 pub(crate) mod pki;

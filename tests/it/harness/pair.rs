@@ -13,7 +13,11 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) async fn start() -> Self {
-        let (database, redis) = (postgres::fresh_database(), PrivateRedis::start());
+        Self::start_on(PrivateRedis::start()).await
+    }
+
+    pub(crate) async fn start_on(redis: PrivateRedis) -> Self {
+        let database = postgres::fresh_database();
         let first = TestServer::production(&database, redis.url().expose_secret());
         let key = first.admin_key.clone();
         let second = TestServer::production_with_key(&database, redis.url().expose_secret(), key);

@@ -64,6 +64,10 @@ impl Process {
         Self { guard, dir, pid }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

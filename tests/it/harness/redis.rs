@@ -1,39 +1,24 @@
 //! A Redis of one's own: no persistence, `noeviction`, killed and restarted at will, its clock moved at will.
 
 use std::{
-    fs::{self, File},
+    ffi::OsString,
+    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
-    sync::{
-        LazyLock, Mutex,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{LazyLock, Mutex},
     time::Duration,
 };
 
 use deadpool_redis::redis::{Client, FromRedisValue, RedisResult, cmd};
 use secrecy::SecretString;
-use voxgate::{domain::Env, redis::RedisSettings};
+use voxgate::redis::RedisSettings;
 
-use super::process::{Process, find_program, free_port, wait_for};
-
-const SHIM_SOURCE: &str = include_str!("clock_shim.c");
-
-/// Built once a test process; renamed into place, so that others may build it at the same time.
-static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (source, built) = (folder.join("clock_shim.c"), folder.join(format!("clock_shim.{}", std::process::id())));
-    fs::write(&source, SHIM_SOURCE).expect("the shim's source is written");
-    let cc = find_program(&["cc", "gcc", "clang"], &[], "apt-get install gcc");
-    let status = Command::new(cc).args(["-O2", "-shared", "-fPIC", "-o"]).arg(&built).arg(&source).status();
-    assert!(status.expect("the compiler runs").success(), "clock_shim.c does not compile");
-    let shim = folder.join("clock_shim.so");
-    fs::rename(built, &shim).expect("the shim is put in place");
-    shim
-});
+use super::{
+    clock::MovedClock,
+    process::{Process, find_program, free_port, wait_for},
+};
 
 static SHARED: LazyLock<PrivateRedis> = LazyLock::new(PrivateRedis::start);
 
@@ -53,21 +38,32 @@ pub(crate) fn ask<T: FromRedisValue>(url: &str, words: &[&str]) -> RedisResult<T
     cmd(words[0]).arg(&words[1..]).query(&mut connection)
 }
 
+/// Where a server runs.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// At which it is reached from here.
+    pub(crate) address: String,
+    /// At which it listens.
+    pub(crate) bind: String,
+    /// What runs a program there, with its first arguments; empty: nothing has to.
+    pub(crate) runner: Vec<String>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        let here = "127.0.0.1".to_owned();
+        Self { address: here.clone(), bind: here, runner: Vec::new() }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct PrivateRedis {
+    place: Place,
     port: u16,
     process: Mutex<Option<Process>>,
     clock: Option<MovedClock>,
     /// Of the command line, beside our own.
     args: Vec<String>,
-}
-
-/// The file that the shim reads.
-#[derive(Debug)]
-struct MovedClock {
-    offset: File,
-    path: PathBuf,
-    micros: AtomicI64,
 }
 
 impl PrivateRedis {
@@ -77,28 +73,26 @@ impl PrivateRedis {
 
     /// With these on its command line too.
     pub(crate) fn start_with(args: &[&str]) -> Self {
-        Self::launch(None, free_port(), args)
+        Self::start_at(free_port(), args)
     }
 
     pub(crate) fn start_at(port: u16, args: &[&str]) -> Self {
-        Self::launch(None, port, args)
+        Self::launch(Place::default(), None, port, args)
+    }
+
+    /// Elsewhere than here.
+    pub(crate) fn start_on(place: Place, args: &[&str]) -> Self {
+        Self::launch(place, None, free_port(), args)
     }
 
     /// One whose wall clock can be moved.
     pub(crate) fn start_with_clock_shim() -> Self {
-        Self::start_at_moment(0)
+        Self::launch(Place::default(), Some(MovedClock::running()), free_port(), &[])
     }
 
     /// One whose wall clock stands still unless it is moved, however long the machine takes.
     pub(crate) fn start_with_still_clock() -> Self {
-        Self::start_at_moment(Env::system().now().as_micros())
-    }
-
-    fn start_at_moment(micros: i64) -> Self {
-        let path = Process::folder("clock").join("clock");
-        fs::write(&path, [0, micros].map(i64::to_ne_bytes).concat()).expect("the clock is written");
-        let offset = File::options().write(true).open(&path).expect("the offset is there");
-        Self::launch(Some(MovedClock { offset, path, micros: AtomicI64::new(0) }), free_port(), &[])
+        Self::launch(Place::default(), Some(MovedClock::still()), free_port(), &[])
     }
 
     /// For tests that neither kill it, flush it nor move its clock.
@@ -106,15 +100,15 @@ impl PrivateRedis {
         &SHARED
     }
 
-    fn launch(clock: Option<MovedClock>, port: u16, args: &[&str]) -> Self {
+    fn launch(place: Place, clock: Option<MovedClock>, port: u16, args: &[&str]) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
-        let redis = Self { port, process: Mutex::new(None), clock, args };
+        let redis = Self { place, port, process: Mutex::new(None), clock, args };
         redis.restart();
         redis
     }
 
     pub(crate) fn url(&self) -> SecretString {
-        format!("redis://127.0.0.1:{}", self.port).into()
+        format!("redis://{}:{}", self.place.address, self.port).into()
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -123,18 +117,16 @@ impl PrivateRedis {
 
     /// Moves its wall clock on.
     pub(crate) fn advance(&self, span: Duration) {
-        self.step_clock(i64::try_from(span.as_micros()).expect("a test's span"));
+        self.clock().advance(span);
     }
 
-    /// Moves its wall clock back, as a bad time server would.
+    /// Moves its wall clock back.
     pub(crate) fn rewind(&self, span: Duration) {
-        self.step_clock(-i64::try_from(span.as_micros()).expect("a test's span"));
+        self.clock().rewind(span);
     }
 
-    fn step_clock(&self, span: i64) {
-        let clock = self.clock.as_ref().expect("it was started with the clock shim");
-        let micros = clock.micros.fetch_add(span, Ordering::SeqCst) + span;
-        clock.offset.write_all_at(&micros.to_ne_bytes(), 0).expect("the offset is written");
+    fn clock(&self) -> &MovedClock {
+        self.clock.as_ref().expect("it was started with a clock that can be moved")
     }
 
     /// Ends it as a crash would: nothing is saved.
@@ -161,12 +153,15 @@ impl PrivateRedis {
 
     fn restart_in(&self, dir: PathBuf) {
         let server = find_program(&["redis-server"], &[], "apt-get install redis-server");
-        let mut command = Command::new(server);
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        let mut words = self.place.runner.iter().map(OsString::from).chain([server.into()]);
+        let mut command = Command::new(words.next().expect("the server at least"));
+        command.args(words).args(["--bind", &self.place.bind, "--port", &self.port.to_string()]);
+        // Whoever reaches it is the test.
+        command.args(["--protected-mode", "no"]);
         command.args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir"]).arg(&dir);
         command.args(&self.args);
         if let Some(clock) = &self.clock {
-            command.env("LD_PRELOAD", &*SHIM).env("VOXGATE_CLOCK", &clock.path);
+            command.envs(clock.env());
         }
         let process = Process::start(dir, &command);
         wait_for("PONG", Duration::from_secs(10), || {
@@ -187,7 +182,7 @@ impl PrivateRedis {
 
     /// What it answers to an inline command: all of it, as text.
     pub(crate) fn command(&self, command: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        let mut stream = TcpStream::connect((&*self.place.address, self.port)).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
         write!(stream, "{command}\r\nQUIT\r\n").expect("it listens");
         let mut answer = String::new();
@@ -202,19 +197,11 @@ impl PrivateRedis {
 
     /// Whether the answer to an inline command begins so.
     fn ask(&self, command: &str, expected: &str) -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let mut stream = TcpStream::connect((&*self.place.address, self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(format!("{command}\r\n").as_bytes())?;
         let mut answer = vec![0; expected.len()];
         stream.read_exact(&mut answer)?;
         Ok(answer == expected.as_bytes())
-    }
-}
-
-impl Drop for MovedClock {
-    fn drop(&mut self) {
-        if let Some(folder) = self.path.parent() {
-            let _ = fs::remove_dir_all(folder);
-        }
     }
 }

@@ -78,12 +78,17 @@ impl TestServer {
 
     /// `voxgate dev`: everything in one process and one folder.
     pub(crate) fn embedded() -> Self {
-        Self::dev(Process::folder("dev"), &["dev"])
+        Self::embedded_in(&[])
     }
 
-    fn dev(dir: PathBuf, args: &[&str]) -> Self {
+    /// The same with these in its environment.
+    pub(crate) fn embedded_in(env: &[(&str, &str)]) -> Self {
+        Self::dev(Process::folder("dev"), &["dev"], env)
+    }
+
+    fn dev(dir: PathBuf, args: &[&str], env: &[(&str, &str)]) -> Self {
         let key_file = dir.join("data/dev-key");
-        let mut server = Self::start(dir, args, &[], String::new());
+        let mut server = Self::start(dir, args, env, String::new());
         let key = wait_for("the dev key", START_PATIENCE, || std::fs::read_to_string(&key_file).ok());
         key.trim().clone_into(&mut server.admin_key);
         server.live_key = new_operator_key(server.process.dir(), &[]);
@@ -95,7 +100,7 @@ impl TestServer {
         let dir = Process::folder("dev");
         let file = dir.join("voxgate.toml");
         std::fs::write(&file, limits).expect("written");
-        Self::dev(dir, &["dev", "--config", file.to_str().expect("UTF-8")])
+        Self::dev(dir, &["dev", "--config", file.to_str().expect("UTF-8")], &[])
     }
 
     /// `voxgate serve` on stores that others may share, migrated and with an operator's key.
@@ -154,9 +159,9 @@ impl TestServer {
         })
     }
 
-    fn start(dir: PathBuf, args: &[&str], stores: &[(&str, &str)], admin_key: String) -> Self {
+    fn start(dir: PathBuf, args: &[&str], env: &[(&str, &str)], admin_key: String) -> Self {
         let (grpc_port, admin_port) = (free_port(), free_port());
-        let mut command = voxgate(&dir, stores);
+        let mut command = voxgate(&dir, env);
         command.args(args).current_dir(&dir);
         command.env("VOXGATE_GRPC_ADDR", format!("127.0.0.1:{grpc_port}"));
         command.env("VOXGATE_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use secrecy::ExposeSecret as _;
 use voxgate::domain::lease::{Acquire, Acquired, Renewed};
 
 use super::{caller_at, load::Load, unavailable};
@@ -9,29 +10,67 @@ use crate::{
     conformance::slot_fixture::{Caller, limit, renewal, secs},
     harness::{
         chaos::ChaosProxy,
+        hosts::{self, Cable, Host},
         process::wait_for,
-        redis::{PrivateRedis, ask, patient},
+        redis::{Place, PrivateRedis, ask, patient},
     },
 };
+
+/// What lies between the two.
+#[derive(Debug)]
+enum Network {
+    /// Machines of their own, each with a cable to the callers, and one between them.
+    Hosts {
+        between: Cable,
+        _hosts: [Host; 2],
+    },
+    Proxy(ChaosProxy),
+}
 
 /// A primary that writes only while it hears of its replica, and the network between them.
 struct Pair {
     old: PrivateRedis,
-    proxy: ChaosProxy,
+    network: Network,
     new: PrivateRedis,
 }
 
 impl Pair {
     async fn start() -> Self {
         let start = || {
-            let old = PrivateRedis::start_with(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "1"]);
-            let proxy = ChaosProxy::to(old.port());
-            let new = PrivateRedis::start_with(&["--replicaof", &format!("127.0.0.1 {}", proxy.port())]);
-            let pair = Self { old, proxy, new };
-            pair.wait_for_the_replica();
+            let hosts = hosts::inside().then(|| [Host::start(), Host::start()]);
+            let place = |number: usize| match &hosts {
+                Some(hosts) => hosts[number].place(&hosts[number].cable(None)),
+                None => Place::default(),
+            };
+            let writes = ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "1"];
+            let (old, new) = (PrivateRedis::start_on(place(0), &writes), PrivateRedis::start_on(place(1), &[]));
+            let network = match hosts {
+                Some(hosts) => Network::Hosts { between: hosts[0].cable(Some(&hosts[1])), _hosts: hosts },
+                None => Network::Proxy(ChaosProxy::to(old.port())),
+            };
+            let pair = Self { old, network, new };
+            pair.follow();
             pair
         };
         tokio::task::spawn_blocking(start).await.expect("started")
+    }
+
+    /// The replica is one, and is heard of.
+    fn follow(&self) {
+        let (host, port) = match &self.network {
+            Network::Hosts { between, .. } => (&*between.address, self.old.port()),
+            Network::Proxy(proxy) => ("127.0.0.1", proxy.port()),
+        };
+        self.tell_the_replica(host, &port.to_string());
+        self.wait_for_the_replica();
+    }
+
+    /// The two hear nothing of each other, and are not told.
+    fn cut(&self) {
+        match &self.network {
+            Network::Hosts { between, .. } => between.cut(),
+            Network::Proxy(proxy) => proxy.swallow_everything(),
+        }
     }
 
     fn wait_for_the_replica(&self) {
@@ -42,30 +81,35 @@ impl Pair {
     }
 
     /// The replica becomes a primary of its own.
-    async fn promote(&self) {
-        self.tell_the_replica("NO", "ONE").await;
+    fn promote(&self) {
+        tokio::task::block_in_place(|| self.tell_the_replica("NO", "ONE"));
     }
 
     /// It is a replica of the old primary again.
-    async fn heal(&self) {
-        self.proxy.heal();
-        self.tell_the_replica("127.0.0.1", &self.proxy.port().to_string()).await;
-        tokio::task::block_in_place(|| self.wait_for_the_replica());
+    fn heal(&self) {
+        match &self.network {
+            Network::Hosts { between, .. } => between.mend(),
+            Network::Proxy(proxy) => proxy.heal(),
+        }
+        tokio::task::block_in_place(|| self.follow());
     }
 
-    async fn tell_the_replica(&self, host: &str, port: &str) {
-        let (url, words) = (url(&self.new), ["REPLICAOF".to_owned(), host.to_owned(), port.to_owned()]);
-        let told = tokio::task::spawn_blocking(move || ask::<()>(&url, &words.each_ref().map(String::as_str))).await;
-        told.expect("told").expect("it obeys");
+    fn tell_the_replica(&self, host: &str, port: &str) {
+        ask::<()>(&url(&self.new), &["REPLICAOF", host, port]).expect("it obeys");
     }
 }
 
 fn url(redis: &PrivateRedis) -> String {
-    format!("redis://127.0.0.1:{}", redis.port())
+    redis.url().expose_secret().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_that_were_not_replicated_are_all_the_excess_and_it_is_gone_after_one_lease() {
+    if hosts::in_a_network_of_its_own(
+        "redis_faults::partition::leases_that_were_not_replicated_are_all_the_excess_and_it_is_gone_after_one_lease",
+    ) {
+        return;
+    }
     let pair = Pair::start().await;
     let (before, after) = (caller_at(&url(&pair.old), patient()), caller_at(&url(&pair.new), patient()));
     // The same tenant on both sides.
@@ -82,13 +126,13 @@ async fn leases_that_were_not_replicated_are_all_the_excess_and_it_is_gone_after
             (ask::<usize>(&url(&pair.new), &["ZCARD", &key]).ok()? == replicated.len()).then_some(())
         });
     });
-    pair.proxy.swallow_everything();
+    pair.cut();
     let mut unheard = Vec::new();
     for round in 4..most {
         unheard.push(before.grant(&wanted(&format!("unheard-{round}"))).await);
     }
     let last = Instant::now();
-    pair.promote().await;
+    pair.promote();
     let mut granted = Vec::new();
     loop {
         match after.store.acquire(after.tenant, &wanted(&format!("after-{}", granted.len()))).await {
@@ -113,13 +157,18 @@ async fn leases_that_were_not_replicated_are_all_the_excess_and_it_is_gone_after
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lost() {
+    if hosts::in_a_network_of_its_own(
+        "redis_faults::partition::an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lost",
+    ) {
+        return;
+    }
     let pair = Pair::start().await;
     let before = caller_at(&url(&pair.old), patient());
     let kept = before.grant(&Acquire { ttl: secs(3), ..before.ask(before.agent(), "kept") }).await;
     let load = Load::start(std::slice::from_ref(&before), 16);
     load.grants(200, secs(10)).await;
 
-    pair.proxy.swallow_everything();
+    pair.cut();
     let (cut, granted) = (Instant::now(), load.granted());
     let mut last = (granted, cut);
     while last.1.elapsed() < secs(1) {
@@ -133,7 +182,7 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
     println!("cut off, the old primary granted {excess} more within {silent_after:?}, then nothing");
     assert!(silent_after < secs(4), "{silent_after:?}");
 
-    pair.promote().await;
+    pair.promote();
     let after = caller_at(&url(&pair.new), patient());
     let agent = after.agent();
     // Writers on both sides.
@@ -153,7 +202,7 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
     assert_eq!(load.granted(), last.0, "and it never granted again");
 
     // Its replica is back, the releases that were kept are heard, and nothing is held.
-    pair.heal().await;
+    pair.heal();
     load.grants(50, secs(5)).await;
     load.stop().await;
 }
