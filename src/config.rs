@@ -223,6 +223,7 @@ impl Config {
             ("database.acquire_timeout_ms", database.acquire_timeout_ms, 1..=DAY_MS),
             ("database.statement_timeout_ms", database.statement_timeout_ms, 1..=DAY_MS),
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
+            ("redis.clock_step_ms", redis.clock_step_ms, 0..=DAY_MS),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
             ("cache.agents_max_bytes", count(cache.agents_max_bytes), 1..=CACHE_MAX_BYTES),
             ("cache.tenants_max_bytes", count(cache.tenants_max_bytes), 1..=CACHE_MAX_BYTES),

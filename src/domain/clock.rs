@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rand::RngExt as _;
@@ -93,6 +93,26 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     fn now(&self) -> Timestamp {
         Timestamp(jiff::Timestamp::now().as_microsecond())
+    }
+}
+
+/// The machine's time when it was made, and from then on the time that has passed: setting the machine's clock does not
+/// move it.
+#[derive(Debug)]
+pub struct UnsetClock {
+    start: Timestamp,
+    made: Instant,
+}
+
+impl Default for UnsetClock {
+    fn default() -> Self {
+        Self { start: SystemClock.now(), made: Instant::now() }
+    }
+}
+
+impl Clock for UnsetClock {
+    fn now(&self) -> Timestamp {
+        self.start.plus(self.made.elapsed())
     }
 }
 

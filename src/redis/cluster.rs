@@ -116,10 +116,10 @@ impl Cluster {
         answer
     }
 
-    /// Which server owns the slot.
-    pub(super) async fn server(&self, slot: u16, deadline: Instant) -> Result<Arc<str>, Trouble> {
+    /// The server that owns the slot.
+    pub(super) async fn owning(&self, slot: u16, deadline: Instant) -> Result<Link, Trouble> {
         let owner = self.owner(slot, deadline).await?;
-        self.0.link(&owner).server(deadline).await
+        Ok(self.0.link(&owner))
     }
 
     /// The servers that own slots, each by its address.

@@ -20,6 +20,7 @@ use std::{
 use deadpool_redis::redis::{
     Cmd, Pipeline, RedisError, Value,
     aio::{ConnectionLike as _, MultiplexedConnection, PubSub},
+    cmd, from_redis_value,
 };
 use tokio::{
     sync::watch,
@@ -27,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    clock::{Clock, ClockWitness},
     dial::{Dialer, Sentinels, Why, ask},
     identity,
     target::Address,
@@ -119,12 +121,15 @@ struct Inner {
     serials: AtomicU64,
     /// How long one command may take.
     budget: Duration,
+    /// Of whatever server the place leads to: another server's clock may be ahead of the one's before it.
+    clock: Clock,
 }
 
 impl Link {
     pub(super) fn new(place: Place, budget: Duration) -> Self {
         let state = watch::Sender::new(State::Idle);
-        Self(Arc::new(Inner { place, state, silent: AtomicU32::new(0), serials: AtomicU64::new(0), budget }))
+        let (silent, serials, clock) = (AtomicU32::new(0), AtomicU64::new(0), Clock::default());
+        Self(Arc::new(Inner { place, state, silent, serials, budget, clock }))
     }
 
     /// A connection of its own to listen on.
@@ -160,9 +165,18 @@ impl Link {
         }
     }
 
-    /// Which server the connection leads to.
-    pub(super) async fn server(&self, deadline: Instant) -> Result<Arc<str>, Trouble> {
-        Ok(self.up(deadline).await?.server)
+    /// Which server the connection leads to, and what is known of its clock.
+    pub(super) async fn server(&self, deadline: Instant) -> Result<(Arc<str>, ClockWitness), Trouble> {
+        let server = self.up(deadline).await?.server;
+        Ok((server, self.0.clock.witness(self.0.place.dialer().settings.clock_step())))
+    }
+
+    /// Finds out whether its clock was set.
+    pub(super) async fn look_at_clock(&self, deadline: Instant) -> Result<(), Trouble> {
+        let asked = Instant::now();
+        let time = self.send(&cmd("TIME"), false, deadline).await?;
+        self.0.note_time(asked, from_redis_value(time).map_err(|error| Trouble::Failed(error.into()))?);
+        Ok(())
     }
 
     /// The connection: at once if there is one or no hope of one, otherwise when that is settled.
@@ -255,8 +269,16 @@ impl Inner {
             None => self.place.find().await?,
         };
         ask::<Value>(&mut connection, &["PING"], self.budget).await?;
-        let server = identity::learn(&mut connection, self.place.dialer().settings.connect_timeout()).await?;
+        let limit = self.place.dialer().settings.connect_timeout();
+        let server = identity::learn(&mut connection, limit).await?;
+        let asked = Instant::now();
+        self.note_time(asked, ask(&mut connection, &["TIME"], limit).await?);
         Ok((connection, server))
+    }
+
+    /// What TIME answers: seconds, and microseconds.
+    fn note_time(&self, asked: Instant, (secs, micros): (i64, i64)) {
+        self.clock.look(asked, secs * 1_000_000 + micros, self.place.dialer().settings.clock_step());
     }
 }
 

@@ -7,6 +7,7 @@
 //! Deliberately absent: retries of what may have been carried out. Only the caller knows whether the same may be asked
 //! twice.
 
+mod clock;
 mod cluster;
 mod dial;
 mod identity;
@@ -25,17 +26,18 @@ use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
+pub use self::{
+    clock::ClockWitness,
+    script::{Script, ScriptInvocation},
+    settings::RedisSettings,
+    subscriber::Message,
+};
 use self::{
     cluster::Cluster,
     dial::{Dialer, Sentinels, Why},
     link::{Link, Place, Trouble},
     target::{Home, Target},
     watch::{Said, Watch},
-};
-pub use self::{
-    script::{Script, ScriptInvocation},
-    settings::RedisSettings,
-    subscriber::Message,
 };
 use crate::domain::{Error, Result, error::Internal, violations::Violations};
 
@@ -155,16 +157,26 @@ impl Redis {
 
     /// Which server a script that touches `key` would be run on, by a name that no other process of Redis has or will
     /// have; empty where it does not tell. A server by another name may lack what the one before has acknowledged.
-    pub async fn server(&self, key: &str) -> Result<Arc<str>, Failure> {
+    pub async fn server(&self, key: &str) -> Result<(Arc<str>, ClockWitness), Failure> {
         let deadline = self.deadline();
-        Ok(match &self.servers {
-            Servers::One(link) => link.server(deadline).await?,
-            Servers::Cluster(cluster) => cluster.server(slots::slot_of(key.as_bytes()), deadline).await?,
-        })
+        Ok(self.link_of(key, deadline).await?.server(deadline).await?)
+    }
+
+    /// Looks at the clock of that server: what [`Self::server`] tells of it afterwards is true as of now.
+    pub async fn look_at_clock(&self, key: &str) -> Result<(), Failure> {
+        let deadline = self.deadline();
+        Ok(self.link_of(key, deadline).await?.look_at_clock(deadline).await?)
+    }
+
+    async fn link_of(&self, key: &str, deadline: Instant) -> Result<Link, Trouble> {
+        match &self.servers {
+            Servers::One(link) => Ok(link.clone()),
+            Servers::Cluster(cluster) => cluster.owning(slots::slot_of(key.as_bytes()), deadline).await,
+        }
     }
 
     /// Whether Redis answers and may be trusted with what it is given; a cluster does as long as one of its servers
-    /// does. Raises the alarms of [`watch`]. More patient than a caller is: a replica that is taken out of service for a
+    /// does. Raises the alarms of [`watch`] and of [`clock`]. More patient than a caller is: a replica that is taken out of service for a
     /// hiccup makes it an outage.
     pub async fn check(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.settings.command_timeout().max(self.settings.connect_timeout());
@@ -184,7 +196,7 @@ impl Redis {
                 Err(_) if !name.is_empty() => continue,
                 Err(trouble) => return Err(trouble.into()),
             };
-            fullest = fullest.max(self.watch.note(&name, &said, Instant::now()));
+            fullest = fullest.max(self.watch.note(&name, &said));
             if let Some(why) = said.refusal() {
                 return Err(Failure::Unavailable(Internal::new(why)));
             }

@@ -18,6 +18,9 @@ pub struct RedisSettings {
     /// Milliseconds that connecting may take, default 1,000: name resolution, one lost packet's retransmission, TLS.
     /// No caller waits for it beyond the time of its command.
     pub connect_timeout_ms: u64,
+    /// Milliseconds by which the server's clock may run ahead of the time that passes here, default 5,000. Beyond that it
+    /// was set, and holders get the length of a lease to take back what ended by it. 0: time is whatever it says.
+    pub clock_step_ms: u64,
     /// The authorities of the servers' certificates, PEM; absent: those of the machine. Only beside `rediss…`.
     pub tls_ca_file: Option<PathBuf>,
     /// Our own certificate and what leads to its authority, PEM, for servers that ask for one.
@@ -31,6 +34,7 @@ impl Default for RedisSettings {
         Self {
             command_timeout_ms: 50,
             connect_timeout_ms: 1_000,
+            clock_step_ms: 5_000,
             tls_ca_file: None,
             tls_cert_file: None,
             tls_key_file: None,
@@ -45,6 +49,10 @@ impl RedisSettings {
 
     pub(super) const fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(super) fn clock_step(&self) -> Option<Duration> {
+        (self.clock_step_ms > 0).then(|| Duration::from_millis(self.clock_step_ms))
     }
 
     /// What cannot work, each by its key: files without TLS, half a pair, and what cannot be read.

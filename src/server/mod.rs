@@ -42,7 +42,13 @@ use crate::{
     config::{Config, ListenSettings},
     control::{MemoryBus, SqlOperationStore},
     db::Database,
-    domain::{Env, clock::SystemClock, keyring::KeyRing, lease_token::LeaseSigner, node::ToNode},
+    domain::{
+        Env,
+        clock::{SystemClock, UnsetClock},
+        keyring::KeyRing,
+        lease_token::LeaseSigner,
+        node::ToNode,
+    },
     grpc::{Api, SERVICES, layers::Gate},
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
@@ -80,8 +86,9 @@ impl Stores {
             .create(&config.data_dir)
             .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
         let database = Database::sqlite(&config.data_dir.join("voxgate.db"))?;
-        let slots = Arc::new(MemorySlotStore::new(Arc::new(SystemClock)));
-        let rates = Arc::new(MemoryRateLimiter::new(Arc::new(SystemClock)));
+        let clock = Arc::new(UnsetClock::default());
+        let slots = Arc::new(MemorySlotStore::new(clock.clone()));
+        let rates = Arc::new(MemoryRateLimiter::new(clock));
         Ok(Self { database, slots, place: Place::Database, rates, ring: secrets::embedded(config)? })
     }
 

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use secrecy::ExposeSecret as _;
 use tonic::Code;
 use voxgate::proto::v1::{
@@ -20,6 +21,7 @@ use voxgate::proto::v1::{
 
 use crate::harness::{
     client::{Explained as _, faults, granted, refused},
+    clock::MovedClock,
     pair::Pair,
     postgres,
     process::wait_for,
@@ -85,8 +87,18 @@ async fn knock(world: World, agent: String, tally: Arc<Tally>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flushall_at_full_load_brings_every_call_back_by_its_next_renewal_and_admits_no_other_before_its_time() {
+    every_call_comes_back_and_no_other_is_admitted_before_its_time(&Pair::start().await, Pair::lose_everything).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_ahead_at_full_load_ends_no_call_and_admits_no_other_before_its_time() {
+    let pair = Pair::start_on(PrivateRedis::start_with_clock_shim()).await;
+    let step = |pair: &Pair| pair.redis.advance(Duration::from_mins(5));
+    every_call_comes_back_and_no_other_is_admitted_before_its_time(&pair, step).await;
+}
+
+async fn every_call_comes_back_and_no_other_is_admitted_before_its_time(pair: &Pair, strike: impl Fn(&Pair)) {
     const CALLS: usize = 100;
-    let pair = Pair::start().await;
     let [here, there] = &pair.worlds;
     let agent = here.agent(100).await;
     let mut slots = Vec::new();
@@ -98,7 +110,7 @@ async fn flushall_at_full_load_brings_every_call_back_by_its_next_renewal_and_ad
         (0..8).map(|n| tokio::spawn(knock(pair.worlds[n % 2].clone(), agent.id.clone(), tally.clone()))).collect();
     assert_eq!(states(&renew(there, &slots).await, LeaseState::Renewed), CALLS);
 
-    pair.lose_everything();
+    strike(pair);
     let lost = Instant::now();
     // One renewal of each, half of them by either replica.
     let (left, right) = slots.split_at(CALLS / 2);
@@ -324,15 +336,32 @@ async fn a_redis_that_evicts_is_not_ready_and_one_that_is_nearly_full_is_an_alar
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_stores_leases_follow_no_change_of_the_machines_clock() {
+    let clock = MovedClock::running();
+    let server = TestServer::embedded_in(&clock.env());
+    let world = World::on(&server.addr, &server.live_key).await;
+    let agent = world.agent(1).await;
+    let slots = [granted(world.try_admit(short(&unique("call"), &agent.id)).await)];
+    for step in [MovedClock::advance, MovedClock::rewind] {
+        step(&clock, Duration::from_mins(5));
+        // Some sweeps.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(states(&renew(&world, &slots).await, LeaseState::Renewed), 1);
+        assert_eq!(world.session(&slots[0]).await.status(), SessionStatus::Active);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_of_redis_that_steps_and_leases_that_run_out_in_a_mass_are_alarms() {
     let redis = PrivateRedis::start_with_clock_shim();
-    let server = TestServer::production(&postgres::fresh_database(), redis.url().expose_secret());
+    // Where the clock is believed whatever it says.
+    let config = format!("{PATIENT}clock_step_ms = 0\n");
+    let server = TestServer::production_under(&postgres::fresh_database(), redis.url().expose_secret(), &config);
     let world = World::on(&server.addr, &server.admin_key).await;
     let agent = world.agent(100).await;
-    let mut slots = Vec::new();
-    for _ in 0..25 {
-        slots.push(granted(world.try_admit(short(&unique("call"), &agent.id)).await));
-    }
+    // At once: they are to run out between two looks.
+    let asks = join_all((0..25).map(|_| world.try_admit(short(&unique("call"), &agent.id)))).await;
+    let slots: Vec<Slot> = asks.into_iter().map(granted).collect();
     let steps = |direction: &str| {
         let series = format!("voxgate_slot_store_clock_steps_total{{direction=\"{direction}\"}}");
         wait_for("the alarm", Duration::from_secs(10), || (server.metric(&series) >= 1.0).then_some(()));

@@ -25,11 +25,13 @@
 -- `leases` whose distance from zero is not beyond now are dead, whatever their sign; so one range finds both
 -- the expired and the forgotten. Dead entries count for nothing, so that no answer depends on their removal.
 --
--- ARGV (none here; `server` in the scripts' own headers is the name of the Redis that the caller is connected to,
--- or '' where it is not known)
+-- ARGV (none here; `server` in the scripts' own headers is `name@latest@ahead_since`: the name of the Redis that the
+-- caller is connected to, or '' where it is not known; the latest moment in ms that its clock can say by the time that has
+-- passed at the caller, or 0; and since when, in ms, it has been ahead because it was set, or 0)
 --
 -- Without `open` the tenant is not known: it has never been here, was idle until its keys ended, or the data is lost.
--- The caller can tell which, so a script then answers {'unopened'}, changes nothing, and open.lua follows.
+-- The caller can tell which, so a script then answers {'unopened'}, changes nothing, and open.lua follows. The same
+-- where the clock was set ahead since they were opened: what it says of leases that were given before is not true.
 --
 -- Result: none; it only defines locals. `TIME` is the only clock. Needs Redis 6.2 (ZMSCORE).
 
@@ -125,15 +127,29 @@ local function keep(key)
     redis.call('PEXPIRE', key, KEEP_MS - 1)
 end
 
--- The tenant's books with its newest limit, or nothing where they are not open. A Redis by another name than the one that wrote here last
--- may have lost what that one acknowledged: for one longest lease, holders may assert theirs again.
-local function books_of(limits, server)
+local function witness_of(server)
+    local name, latest, ahead_since = string.match(server, '^([^@]*)@(%d+)@(%d+)$')
+    if not name then
+        error('bad server')
+    end
+    return name, tonumber(latest), tonumber(ahead_since)
+end
+
+-- The tenant's books with its newest limit, or nothing where they are not open, and then whether that is for the clock.
+-- A Redis by another name than the one that wrote here last may have lost what that one acknowledged: for one longest
+-- lease, holders may assert theirs again.
+local function books_of(limits, witness)
+    local server, latest, ahead_since = witness_of(witness)
     local known = redis.call('HMGET', limits, 'open', 'recovering', 'reasserting', 'server',
         'limit', 'version', 'arrived')
     if not known[1] then
-        return nil
+        return nil, false
     end
-    local books = {opened = tonumber(known[1]), recovering = tonumber(known[2] or 0),
+    local opened = tonumber(known[1])
+    if latest > 0 and now > latest or opened < ahead_since then
+        return nil, true
+    end
+    local books = {opened = opened, recovering = tonumber(known[2] or 0),
         limit = tonumber(known[5] or nil), version = tonumber(known[6] or nil), arrived = tonumber(known[7] or 0)}
     local reasserting = tonumber(known[3] or 0)
     if server ~= '' and known[4] ~= server then
@@ -141,6 +157,10 @@ local function books_of(limits, server)
         if known[4] and known[4] ~= '' then
             reasserting = now + TTL_MAX_MS
         end
+    end
+    -- Written by a clock that was ahead and has been set back.
+    if books.recovering > now + TTL_MAX_MS then
+        books.recovering, books.recovered = 0, true
     end
     books.reasserting = reasserting
     -- While a lease without record may be one that was lost.
@@ -152,6 +172,9 @@ end
 local function note_books(limits, books)
     if books.server then
         redis.call('HSET', limits, 'server', books.server, 'reasserting', books.reasserting)
+    end
+    if books.recovered then
+        redis.call('HSET', limits, 'recovering', 0)
     end
 end
 

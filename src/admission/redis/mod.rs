@@ -13,7 +13,7 @@ mod reply;
 mod scripts;
 mod spool;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::Value;
@@ -36,7 +36,7 @@ use crate::{
         },
         queue::{Enqueued, Heard, Leave, Left, ReplicaId, Tend, Tended, Ticket},
     },
-    redis::{Failure, Redis, ScriptInvocation},
+    redis::{ClockWitness, Failure, Redis, ScriptInvocation},
 };
 
 /// [`SlotStore`] on Redis (6.2 or later) of policy `noeviction`: one server, the master of sentinels, or a cluster.
@@ -64,9 +64,11 @@ impl RedisSlotStore {
         self.redis.invoke(script).await.map_err(in_our_words)
     }
 
-    /// Which Redis it is that will be asked.
-    async fn server(&self, tenant: TenantId) -> Result<Arc<str>> {
-        self.redis.server(&TenantKeys::new(tenant).limits).await.map_err(in_our_words)
+    /// Which Redis it is that will be asked and what is known of its clock: see `witness_of` in `lib.lua`.
+    async fn server(&self, tenant: TenantId) -> Result<String> {
+        let found = self.redis.server(&TenantKeys::new(tenant).limits).await.map_err(in_our_words)?;
+        let (name, ClockWitness { latest_ms, ahead_since_ms }) = found;
+        Ok(format!("{name}@{latest_ms}@{ahead_since_ms}"))
     }
 
     async fn acquire_or_probe(&self, mode: &str, tenant: TenantId, request: &Acquire) -> Result<Acquired> {
@@ -78,7 +80,7 @@ impl RedisSlotStore {
         part.arg(letter(request.direction)).arg(ttl_ms(request.ttl));
         part.arg(limits.agent_limit).arg(limits.reserved_inbound).arg(limits.agent_version);
         part.arg(limits.tenant_limit).arg(limits.tenant_version).arg(request.priority);
-        part.arg(&*self.server(tenant).await?);
+        part.arg(self.server(tenant).await?);
         part.arg(request.draft.as_ref().map(|draft| draft.encode(&request.call)).unwrap_or_default());
         reply::acquired(self.acquires.call(tenant, part).await.map_err(in_our_words)?, &request.call)
     }
@@ -92,7 +94,7 @@ impl RedisSlotStore {
         ending: Vec<u8>,
     ) -> Result<Value> {
         let mut part = Part::of(lease.agent());
-        part.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(&*self.server(tenant).await?).arg(ending).arg(what);
+        part.arg(call.as_str()).arg(&lease.to_bytes()[..]).arg(self.server(tenant).await?).arg(ending).arg(what);
         self.releases.call(tenant, part).await.map_err(in_our_words)
     }
 
@@ -131,7 +133,7 @@ impl SlotStore for RedisSlotStore {
         let keys = TenantKeys::new(tenant);
         let mut script = self.scripts.renew.prepare_invoke();
         script.key(keys.calls).key(keys.leases).key(keys.limits);
-        script.arg(&*self.server(tenant).await?);
+        script.arg(self.server(tenant).await?);
         for renewal in leases {
             let place = declare(&mut script, &mut places, tenant, renewal.lease.agent());
             let mut named = renewal.lease.to_bytes().to_vec();
@@ -159,8 +161,12 @@ impl SlotStore for RedisSlotStore {
             Opening::Recovering { span, witnessed: false } => (ttl_ms(span), "told"),
             Opening::Recovering { span, witnessed: true } => (ttl_ms(span), "seen"),
         };
+        let keys = TenantKeys::new(tenant);
+        // Books that were open until now may be so no longer because of the clock.
+        self.redis.look_at_clock(&keys.limits).await.map_err(in_our_words)?;
         let mut script = self.scripts.open.prepare_invoke();
-        script.key(TenantKeys::new(tenant).limits).arg(recovery_ms).arg(witness).arg(&*self.server(tenant).await?);
+        script.key(keys.limits).key(keys.calls).key(keys.leases);
+        script.arg(recovery_ms).arg(witness).arg(self.server(tenant).await?);
         reply::opened(self.invoke(&script).await?)
     }
 
@@ -173,7 +179,7 @@ impl SlotStore for RedisSlotStore {
         let keys = TenantKeys::new(tenant);
         let mut script = self.scripts.readmit.prepare_invoke();
         script.key(keys.calls).key(keys.leases).key(keys.limits);
-        script.arg(&*self.server(tenant).await?);
+        script.arg(self.server(tenant).await?);
         for lease in leases {
             let place = declare(&mut script, &mut places, tenant, lease.claim.lease.agent());
             let mut named = reply::record(&lease.claim);
@@ -191,7 +197,7 @@ impl SlotStore for RedisSlotStore {
         let keys = TenantKeys::new(tenant);
         let mut script = self.scripts.fates.prepare_invoke();
         script.key(keys.calls).key(keys.leases).key(keys.limits);
-        script.arg(&*self.server(tenant).await?);
+        script.arg(self.server(tenant).await?);
         for (call, lease) in leases {
             script.arg(call.as_str()).arg(&lease.to_bytes()[..]);
         }

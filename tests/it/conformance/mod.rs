@@ -9,6 +9,7 @@ mod journal;
 mod operation_store;
 mod rate_limiter;
 mod session_store;
+mod slot_clock;
 pub(crate) mod slot_fixture;
 mod slot_model;
 mod slot_queue;

@@ -61,9 +61,13 @@ pub(crate) struct Redis {
 impl Fixture for Redis {
     fn start() -> Self {
         let server = PrivateRedis::start_with_still_clock();
-        // Patient: a busy machine must not fail a test that is about something else.
-        let settings =
-            RedisSettings { command_timeout_ms: 30_000, connect_timeout_ms: 30_000, ..RedisSettings::default() };
+        // Patient: a busy machine must not fail a test that is about something else. Here time is what the clock says.
+        let settings = RedisSettings {
+            command_timeout_ms: 30_000,
+            connect_timeout_ms: 30_000,
+            clock_step_ms: 0,
+            ..RedisSettings::default()
+        };
         let store = Arc::new(RedisSlotStore::new(SharedRedis::connect(&server.url(), settings).expect("a URL")));
         let clock = Arc::new(SteppedClock::start());
         Self { server, store: steady(store, clock.clone()), clock }

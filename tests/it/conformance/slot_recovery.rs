@@ -32,11 +32,11 @@ fn proven(lease: &Lease, direction: Direction, ttl_s: u64) -> Proven {
     Proven { call: lease.call.clone(), claim, ttl: secs(ttl_s) }
 }
 
-fn inbound(lease: &Lease, ttl_s: u64) -> Proven {
+pub(super) fn inbound(lease: &Lease, ttl_s: u64) -> Proven {
     proven(lease, Direction::Inbound, ttl_s)
 }
 
-async fn readmit(caller: &Caller, leases: &[Proven]) -> Vec<Renewed> {
+pub(super) async fn readmit(caller: &Caller, leases: &[Proven]) -> Vec<Renewed> {
     caller.store.readmit(caller.tenant, leases).await.expect("readmit")
 }
 
