@@ -120,9 +120,10 @@ impl Bucket {
     pub fn take(&mut self, rate: Rate, want: u32, now: Timestamp) -> Borrowed {
         let (now, want) = (now.as_micros(), want.clamp(1, rate.burst()));
         let room = rate.cost_us(rate.burst());
-        // Never beyond an empty bucket: a clock that was set back must not lock anybody out.
-        let full_at = self.full_at.as_micros().clamp(now, now.saturating_add(room));
-        let free = now.saturating_add(room) - full_at;
+        let empty = now.saturating_add(room);
+        // Emptier than empty: the clock was set back, which must refuse nobody.
+        let full_at = Some(self.full_at.as_micros()).filter(|full_at| *full_at <= empty).map_or(now, |it| it.max(now));
+        let free = empty - full_at;
         let there = u32::try_from(free * i64::from(rate.limit) / rate.window_us()).unwrap_or(u32::MAX);
         let granted = want.min(there);
         self.full_at = Timestamp::from_micros(full_at + rate.cost_us(granted));
@@ -154,8 +155,8 @@ mod tests {
         let mut bucket = Bucket::full();
         assert_eq!(bucket.take(rate, 60, now), Borrowed::Granted(60));
         let earlier = now.minus(Duration::from_hours(1));
+        assert_eq!(bucket.take(rate, 60, earlier), Borrowed::Granted(60));
         assert_eq!(bucket.take(rate, 1, earlier), Borrowed::Denied { retry_after: Duration::from_millis(100) });
-        assert_eq!(bucket.take(rate, 1, earlier.plus(Duration::from_millis(100))), Borrowed::Granted(1));
     }
 
     proptest! {

@@ -42,8 +42,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local room = cost(burst)
 local stored = tonumber(redis.call('GET', KEYS[1]) or now)
--- Never beyond an empty bucket: a clock that was set back must not lock anybody out.
-local full_at = math.min(math.max(stored, now), now + room)
+local full_at = math.max(stored, now)
+if stored > now + room then
+    -- Emptier than empty: the clock was set back, which must refuse nobody.
+    full_at = now
+end
 local free = now + room - full_at
 local granted = math.min(want, math.floor(free * limit / window))
 
