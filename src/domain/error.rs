@@ -367,7 +367,7 @@ impl Error {
                 Some(denial.next_expiry_in.clamp(floor, ceiling))
             }
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
-            Self::QueueFull { .. } => Some(Duration::from_secs(1)),
+            Self::QueueFull { .. } | Self::QueueTimeout { .. } => Some(Duration::from_secs(1)),
             Self::IdempotencyInProgress { .. } => Some(Duration::from_millis(200)),
             Self::NodeUnreachable { .. } => Some(Duration::from_secs(2)),
             Self::Recovering { left } => Some(*left),

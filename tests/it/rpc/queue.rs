@@ -179,6 +179,7 @@ async fn whoever_waits_no_longer_than_it_would_is_told_so(world: World) {
     assert_eq!((error.code(), error.reason().as_str()), (Code::ResourceExhausted, "QUEUE_TIMEOUT"));
     let metadata = error.metadata_of_reason();
     assert_eq!(metadata["voice_agent_id"], agent.id);
+    assert!(error.retry_delay().is_some());
     let waited: u64 = metadata["waited_ms"].parse().expect("a number");
     assert!((1_000..3_000).contains(&waited), "{waited}");
     queued(&world, &agent.id, 0).await;
