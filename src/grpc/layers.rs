@@ -20,7 +20,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{access, heard_out::HeardOut, meters::Meters};
+use super::{access, heard_out::HeardOut, meters::Meters, spans::Spans};
 use crate::{
     domain::{Error, Result, certificate::ClientCertificate, error::Dependency, principal::Principal},
     tenants::{Authenticator, RateLimits},
@@ -85,13 +85,14 @@ struct Inner {
     settings: RpcSettings,
     refusing: AtomicBool,
     meters: Meters,
+    spans: Spans,
 }
 
 impl Gate {
     pub fn new(authenticator: Authenticator, rates: RateLimits, settings: RpcSettings) -> Self {
         let in_flight = Semaphore::new(settings.max_in_flight);
-        let (refusing, meters) = (AtomicBool::new(false), Meters::new());
-        Self { inner: Arc::new(Inner { authenticator, rates, in_flight, settings, refusing, meters }) }
+        let (refusing, meters, spans) = (AtomicBool::new(false), Meters::new(), Spans::new());
+        Self { inner: Arc::new(Inner { authenticator, rates, in_flight, settings, refusing, meters, spans }) }
     }
 
     /// Lets no new request in, and waits until those inside are answered.
@@ -146,10 +147,10 @@ where
         let gate = self.gate.clone();
         async move {
             let started = Instant::now();
-            let (rpc, access) = access::TABLE[line];
-            let response = match gate.pass(service, request, rpc, access).await {
+            let response = match gate.pass(service, request, line).await {
                 Ok(response) => response,
-                Err(error) => tracing::info_span!("rpc", rpc.method = rpc).in_scope(|| Status::from(error).into_http()),
+                Err(error) => tracing::info_span!("rpc", rpc.method = access::TABLE[line].0)
+                    .in_scope(|| Status::from(error).into_http()),
             };
             gate.meters.note(line, &response, started.elapsed());
             Ok(response)
@@ -159,13 +160,7 @@ where
 }
 
 impl Inner {
-    async fn pass<S>(
-        &self,
-        mut service: S,
-        mut request: Request<Body>,
-        rpc: &'static str,
-        access: access::Access,
-    ) -> Result<Response<Body>>
+    async fn pass<S>(&self, mut service: S, mut request: Request<Body>, line: usize) -> Result<Response<Body>>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
@@ -190,9 +185,8 @@ impl Inner {
             if let Some((subject, rate)) = principal.rate() {
                 self.rates.check(subject, rate).await?;
             }
-            access.check(&principal)?;
-            // Not before all of it is known: a field that is filled in later costs more than all the others.
-            let span = tracing::info_span!("rpc", rpc.method = rpc, tenant.id = %principal.tenant());
+            access::TABLE[line].1.check(&principal)?;
+            let span = self.spans.of(line, principal.tenant());
             request.extensions_mut().insert(Caller { principal, deadline: Deadline(Instant::now() + deadline) });
             let answered = span.in_scope(|| service.call(request));
             answered.instrument(span).await.map_or_else(|never| match never {}, in_our_words)

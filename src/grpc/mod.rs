@@ -12,6 +12,7 @@ pub mod layers;
 mod meters;
 mod nodes;
 mod sessions;
+mod spans;
 pub mod status;
 mod tenants;
 mod voice_agents;
