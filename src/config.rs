@@ -223,7 +223,7 @@ impl Config {
             ("database.acquire_timeout_ms", database.acquire_timeout_ms, 1..=DAY_MS),
             ("database.statement_timeout_ms", database.statement_timeout_ms, 1..=DAY_MS),
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
-            ("redis.clock_step_ms", redis.clock_step_ms, 0..=DAY_MS),
+            ("redis.clock_step_ms", redis.clock_step_ms, if redis.clock_step_ms == 0 { 0 } else { 1_000 }..=DAY_MS),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
             ("cache.agents_max_bytes", count(cache.agents_max_bytes), 1..=CACHE_MAX_BYTES),
             ("cache.tenants_max_bytes", count(cache.tenants_max_bytes), 1..=CACHE_MAX_BYTES),
@@ -274,7 +274,8 @@ mod tests {
         let text = format!(
             "[listen]\nmax_connections = 0\nmax_streams_per_connection = 0\nkeepalive_interval_ms = 0\n\
              drain_cap_ms = {most}\n[rpc]\nmax_in_flight = {most}\n[calls]\nsweep_interval_ms = 0\n\
-             idempotency_hours = {most}\n[database]\nmax_connections = 0\n[redis]\ncommand_timeout_ms = 0",
+             idempotency_hours = {most}\n[database]\nmax_connections = 0\n[redis]\ncommand_timeout_ms = 0\n\
+             clock_step_ms = 999",
             most = i64::MAX
         );
         let error = load(&text).expect_err("refused").to_string();
@@ -288,10 +289,11 @@ mod tests {
             "calls.idempotency_hours must",
             "database.max_connections must",
             "redis.command_timeout_ms must",
+            "redis.clock_step_ms must be from 1000 to 86400000, not 999",
         ] {
             assert!(error.contains(key), "{key}: {error}");
         }
-        assert_eq!(error.matches(" must be ").count(), 9, "{error}");
+        assert_eq!(error.matches(" must be ").count(), 10, "{error}");
     }
 
     #[test]

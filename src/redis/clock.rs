@@ -69,7 +69,10 @@ impl Clock {
         let Some(before) = seen.look.replace(Look { asked, micros }) else { return };
         let (direction, by) = match step(before, micros, Instant::now()) {
             None => return,
-            Some(Step::Back(by)) => ("back", by),
+            Some(Step::Back(by)) => {
+                seen.ahead = None;
+                ("back", by)
+            }
             Some(Step::Forward(by)) => {
                 if tolerance.is_some_and(|tolerance| by > micros_of(tolerance)) {
                     seen.ahead = Some(Ahead { noticed: asked, since: before.micros + by });
@@ -158,6 +161,14 @@ mod tests {
         assert_eq!((told.latest_ms, told.ahead_since_ms), (millis(START) + 306_000, millis(START) + 300_000));
         tokio::time::advance(TOLD_FOR).await;
         assert_eq!(clock.witness(TOLERANCE).ahead_since_ms, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_is_ahead_no_longer() {
+        let clock = looked_at();
+        clock.look(Instant::now(), START + 300_000_000, TOLERANCE);
+        clock.look(Instant::now(), START + 1, TOLERANCE);
+        assert_eq!(clock.witness(TOLERANCE), ClockWitness { latest_ms: millis(START) + 5_000, ahead_since_ms: 0 });
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,8 +18,9 @@ pub struct RedisSettings {
     /// Milliseconds that connecting may take, default 1,000: name resolution, one lost packet's retransmission, TLS.
     /// No caller waits for it beyond the time of its command.
     pub connect_timeout_ms: u64,
-    /// Milliseconds by which the server's clock may run ahead of the time that passes here, default 5,000. Beyond that it
-    /// was set, and holders get the length of a lease to take back what ended by it. 0: time is whatever it says.
+    /// Milliseconds by which the server's clock may run ahead of the time that passes here, default 5,000, at least 1,000.
+    /// Beyond that it was set, and holders get the length of a lease to take back what ended by it. 0: time is
+    /// whatever it says.
     pub clock_step_ms: u64,
     /// The authorities of the servers' certificates, PEM; absent: those of the machine. Only beside `rediss…`.
     pub tls_ca_file: Option<PathBuf>,

@@ -53,6 +53,9 @@ if held and agent_of(lease_of(record)) ~= agent_of(lease) then
     return {'other_agent', agent_of(lease_of(record))}
 end
 if books.recovering > now and not held then
+    if take then
+        note_books(KEYS[3], books)
+    end
     return {'recovering', books.recovering - now}
 end
 

@@ -145,11 +145,16 @@ local function books_of(limits, witness)
     if not known[1] then
         return nil, false
     end
-    local opened = tonumber(known[1])
+    local opened, recovering = tonumber(known[1]), tonumber(known[2] or 0)
+    -- Written by a clock that was ahead and has been set back: what was left of a recovery then is left of it now.
+    local is_moved = opened > now
+    if is_moved then
+        opened, recovering = now, math.max(recovering - (opened - now), 0)
+    end
     if latest > 0 and now > latest or opened < ahead_since then
         return nil, true
     end
-    local books = {opened = opened, recovering = tonumber(known[2] or 0),
+    local books = {opened = opened, recovering = recovering, is_moved = is_moved,
         limit = tonumber(known[5] or nil), version = tonumber(known[6] or nil), arrived = tonumber(known[7] or 0)}
     local reasserting = tonumber(known[3] or 0)
     if server ~= '' and known[4] ~= server then
@@ -157,10 +162,6 @@ local function books_of(limits, witness)
         if known[4] and known[4] ~= '' then
             reasserting = now + TTL_MAX_MS
         end
-    end
-    -- Written by a clock that was ahead and has been set back.
-    if books.recovering > now + TTL_MAX_MS then
-        books.recovering, books.recovered = 0, true
     end
     books.reasserting = reasserting
     -- While a lease without record may be one that was lost.
@@ -173,8 +174,8 @@ local function note_books(limits, books)
     if books.server then
         redis.call('HSET', limits, 'server', books.server, 'reasserting', books.reasserting)
     end
-    if books.recovered then
-        redis.call('HSET', limits, 'recovering', 0)
+    if books.is_moved then
+        redis.call('HSET', limits, 'open', books.opened, 'recovering', books.recovering)
     end
 end
 

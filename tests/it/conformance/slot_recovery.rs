@@ -41,7 +41,7 @@ pub(super) async fn readmit(caller: &Caller, leases: &[Proven]) -> Vec<Renewed> 
 }
 
 /// The seconds that are left of the recovery.
-async fn refused(caller: &Caller, request: &Acquire) -> u64 {
+pub(super) async fn refused(caller: &Caller, request: &Acquire) -> u64 {
     match caller.store.acquire(caller.tenant, request).await {
         Err(Error::Recovering { left }) => left.as_millis().div_ceil(1_000).try_into().expect("few"),
         other => panic!("expected a recovery, got {other:?}"),

@@ -41,8 +41,8 @@ pub(crate) fn inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// Runs the test of this name in a network of its own and answers true; or false where `body` is to run here: in there
-/// already, or on a machine that allows no such network.
+/// Runs the test of this name in a network of its own and answers true; or false where it is to go on here: it is in there
+/// already, or the machine allows no such network.
 pub(crate) fn in_a_network_of_its_own(test: &str) -> bool {
     if inside() {
         return false;
