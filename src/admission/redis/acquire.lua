@@ -82,7 +82,6 @@ local counted = take and NOBODY or ahead -- who was only counted holds nothing y
 local used_inbound = live_in(KEYS[4]) + counted.inbound
 local used_outbound = live_in(KEYS[5]) + counted.outbound
 local used = used_inbound + used_outbound
-local tenant_used = live_in(KEYS[2]) + counted.all
 local queued, waited = 0, -1
 if waiting then
     queued, waited = queue_figures()
@@ -99,8 +98,13 @@ local function first_expiry_in(...)
     return soonest
 end
 
+-- Dear where a tenant has many leases, and of no use to a grant without a cap.
+local function tenant_used()
+    return live_in(KEYS[2]) + counted.all
+end
+
 local function denied(scope, ...)
-    return {'denied', scope, first_expiry_in(...), tenant_used, tenant_limit,
+    return {'denied', scope, first_expiry_in(...), tenant_used(), tenant_limit,
         used, used_outbound, limit, reserved, queued, waited}
 end
 
@@ -111,7 +115,7 @@ elseif used >= limit then
     denial = denied('agent', KEYS[4], KEYS[5])
 elseif outbound and used_outbound >= limit - reserved then
     denial = denied('inbound_reserve', KEYS[5])
-elseif tenant_limit > 0 and tenant_used >= tenant_limit then
+elseif tenant_limit > 0 and tenant_used() >= tenant_limit then
     denial = denied('tenant', KEYS[2])
 end
 
