@@ -26,23 +26,38 @@ use super::{
     CROWD, ROUNDS, Span,
     figures::{Figures, Rounds, histogram, record},
     harness::redis::PrivateRedis,
+    open,
 };
 
 const TENANTS: usize = 1_000;
+const ROOM: &str = "a string takes it";
 /// Of each tenant.
 const FEW: usize = 1;
 const MANY: usize = 1_000;
 
 pub(crate) async fn measure(span: Span) -> String {
-    let (few, many) = (Crowd::of(FEW).await, Crowd::of(MANY).await);
-    let (mut small, mut large) = (Rounds::default(), Rounds::default());
+    let (few, many) = (Arc::new(Crowd::of(FEW).await), Arc::new(Crowd::of(MANY).await));
+    let (mut small, mut large) = (Measured::default(), Measured::default());
     few.acquire_for(span.warm_up).await;
     many.acquire_for(span.warm_up).await;
     for _ in 0..ROUNDS {
-        small.add(few.acquire_for(span.measured).await);
-        large.add(many.acquire_for(span.measured).await);
+        small.closed.add(few.acquire_for(span.measured).await);
+        large.closed.add(many.acquire_for(span.measured).await);
     }
-    render(&few, &small, &many, &large)
+    // Both at the same.
+    let rate = large.closed.median().rate / 2.0;
+    for _ in 0..ROUNDS {
+        small.open.add(few.acquire_at(rate, span).await);
+        large.open.add(many.acquire_at(rate, span).await);
+    }
+    render(rate, (&few, &small), (&many, &large))
+}
+
+/// With so many in flight as can be, and at a constant rate.
+#[derive(Debug, Default)]
+struct Measured {
+    closed: Rounds,
+    open: Rounds,
 }
 
 /// Agents of a thousand tenants, each with a lease.
@@ -103,24 +118,39 @@ impl Crowd {
         request
     }
 
+    /// Acquires for one of the agents by chance, and gives the slot back; answers when it had it.
+    async fn acquire_once(&self) -> Instant {
+        let picked = usize::try_from(self.env.uuid().as_u128() % self.agents.len() as u128).expect("an index");
+        let (tenant, agent) = self.agents[picked];
+        let Acquire { call, lease, .. } = self.acquire((tenant, agent)).await;
+        let granted = Instant::now();
+        let released = self.store.release(tenant, &call, lease).await.expect("Redis answers");
+        assert!(released.released, "it was just granted");
+        granted
+    }
+
     /// What acquiring takes with as many in flight as elsewhere.
     async fn acquire_for(&self, span: Duration) -> Figures {
         let (began, mut latencies) = (Instant::now(), histogram());
         let work = stream::repeat(()).take_while(|()| std::future::ready(began.elapsed() < span)).map(async |()| {
-            let picked = usize::try_from(self.env.uuid().as_u128() % self.agents.len() as u128).expect("an index");
-            let (tenant, agent) = self.agents[picked];
             let asked = Instant::now();
-            let Acquire { call, lease, .. } = self.acquire((tenant, agent)).await;
-            let took = asked.elapsed();
-            let released = self.store.release(tenant, &call, lease).await.expect("Redis answers");
-            assert!(released.released, "it was just granted");
-            took
+            self.acquire_once().await - asked
         });
         let mut work = std::pin::pin!(work.buffer_unordered(CROWD));
         while let Some(took) = work.next().await {
             record(&mut latencies, took);
         }
         Figures::of(&latencies, began.elapsed())
+    }
+
+    /// What it takes where so many a second do.
+    async fn acquire_at(self: &Arc<Self>, rate: f64, span: Span) -> Figures {
+        let crowd = self.clone();
+        let send = move |_| {
+            let crowd = crowd.clone();
+            async move { crowd.acquire_once().await }
+        };
+        open::at_rate(rate, span, send).await
     }
 
     fn used_bytes(&self) -> u64 {
@@ -130,23 +160,21 @@ impl Crowd {
     }
 }
 
-fn render(few: &Crowd, small: &Rounds, many: &Crowd, large: &Rounds) -> String {
-    let mut table = format!("### Acquire at the slot store, {TENANTS} tenants, {CROWD} in flight\n\n");
-    table.push_str("| agents, one lease each | acquires/s | p50 ms | p99 ms (min–max) | p99 by that of few | ");
-    table.push_str("bytes of Redis an agent with its lease |\n|---:|---:|---:|---:|---:|---:|\n");
-    for (crowd, rounds) in [(few, small), (many, large)] {
-        let (figures, (_, least, most)) = (rounds.median(), rounds.spread(|figures| figures.p99));
-        let (ratio, low, high) = rounds.ratio(small, |figures| figures.p99);
-        writeln!(
-            table,
-            "| {} | {:.0} | {:.2} | {:.2} ({least:.2}–{most:.2}) | {ratio:.2} × ({low:.2}–{high:.2}) | {} |",
-            crowd.agents.len(),
-            figures.rate,
-            figures.p50,
-            figures.p99,
-            crowd.bytes
-        )
-        .expect("a string takes it");
+fn render(rate: f64, (few, small): (&Crowd, &Measured), (many, large): (&Crowd, &Measured)) -> String {
+    let mut table = format!("### Acquire at the slot store, {TENANTS} tenants\n\n");
+    write!(table, "| agents, one lease each | {CROWD} in flight, acquires/s | p99 ms | by that of few | ").expect(ROOM);
+    write!(table, "{rate:.0} acquires/s, p50 ms | p99 ms | by that of few | ").expect(ROOM);
+    table.push_str("bytes of Redis an agent with its lease |\n|---:|---:|---:|---:|---:|---:|---:|---:|\n");
+    for (crowd, of) in [(few, small), (many, large)] {
+        let cells = |rounds: &Rounds, base: &Rounds| {
+            let (p99, least, most) = rounds.spread(|figures| figures.p99);
+            let (ratio, low, high) = rounds.ratio(base, |figures| figures.p99);
+            format!("{p99:.2} ({least:.2}–{most:.2}) | {ratio:.2} × ({low:.2}–{high:.2})")
+        };
+        let (closed, open) = (cells(&of.closed, &small.closed), cells(&of.open, &small.open));
+        let (agents, bytes) = (crowd.agents.len(), crowd.bytes);
+        let (acquires, p50) = (of.closed.median().rate, of.open.median().p50);
+        writeln!(table, "| {agents} | {acquires:.0} | {closed} | {p50:.2} | {open} | {bytes} |").expect(ROOM);
     }
     table
 }

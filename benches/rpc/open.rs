@@ -32,19 +32,11 @@ struct Run {
     subject: Arc<Subject>,
     work: Work,
     held: Mutex<VecDeque<Hold>>,
-    latencies: Mutex<Histogram<u64>>,
-    outstanding: AtomicUsize,
 }
 
 /// Sends `rate` requests a second; of slots, every other one is a release.
 pub(crate) async fn run(subject: &Arc<Subject>, work: Work, rate: f64, span: Span) -> Figures {
-    let run = Arc::new(Run {
-        subject: subject.clone(),
-        work,
-        held: Mutex::default(),
-        latencies: Mutex::new(histogram()),
-        outstanding: AtomicUsize::new(0),
-    });
+    let run = Arc::new(Run { subject: subject.clone(), work, held: Mutex::default() });
     if matches!(work, Work::Slots) {
         let mut lane = subject.lane(0);
         for _ in 0..STOCK {
@@ -52,27 +44,50 @@ pub(crate) async fn run(subject: &Arc<Subject>, work: Work, rate: f64, span: Spa
             run.held().extend(hold);
         }
     }
-    let (pacer, handle) = (run.clone(), Handle::current());
-    tokio::task::spawn_blocking(move || pacer.pace(&handle, rate, span)).await.expect("the pacer does not panic");
-    while run.outstanding.load(Ordering::Acquire) > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let sender = run.clone();
+    let send = move |number| {
+        let run = sender.clone();
+        async move {
+            run.send(number).await;
+            Instant::now()
+        }
+    };
+    let figures = at_rate(rate, span, send).await;
     loop {
         let Some(hold) = run.held().pop_front() else { break };
         subject.lane(0).release(hold).await;
     }
-    let latencies = run.latencies.lock().expect("nobody panics while holding it");
+    figures
+}
+
+/// Has `send` do something `rate` times a second; it answers when that was done.
+pub(crate) async fn at_rate<F>(rate: f64, span: Span, send: impl Fn(u32) -> F + Send + 'static) -> Figures
+where
+    F: Future<Output = Instant> + Send + 'static,
+{
+    let meter = Arc::new(Meter { latencies: Mutex::new(histogram()), outstanding: AtomicUsize::new(0) });
+    let (pacer, handle) = (meter.clone(), Handle::current());
+    let sent_all = tokio::task::spawn_blocking(move || pacer.pace(&handle, rate, span, send));
+    sent_all.await.expect("the pacer does not panic");
+    while meter.outstanding.load(Ordering::Acquire) > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let latencies = meter.latencies.lock().expect("nobody panics while holding it");
     Figures::of(&latencies, span.measured)
 }
 
-impl Run {
-    fn held(&self) -> std::sync::MutexGuard<'_, VecDeque<Hold>> {
-        self.held.lock().expect("nobody panics while holding it")
-    }
+struct Meter {
+    latencies: Mutex<Histogram<u64>>,
+    outstanding: AtomicUsize,
+}
 
+impl Meter {
     /// A thread of its own: the runtime's timer counts in milliseconds, which is longer than what is measured.
     #[expect(clippy::disallowed_methods, reason = "it must wait more precisely than tokio's timer does")]
-    fn pace(self: &Arc<Self>, handle: &Handle, rate: f64, span: Span) {
+    fn pace<F>(self: &Arc<Self>, handle: &Handle, rate: f64, span: Span, send: impl Fn(u32) -> F)
+    where
+        F: Future<Output = Instant> + Send + 'static,
+    {
         let started = Instant::now();
         let counted = started + span.warm_up;
         let end = counted + span.measured;
@@ -87,17 +102,22 @@ impl Run {
                 std::thread::sleep(Duration::from_micros(200));
             }
             self.outstanding.fetch_add(1, Ordering::AcqRel);
-            let run = self.clone();
+            let (meter, done) = (self.clone(), send(number));
             handle.spawn(async move {
-                run.send(number).await;
+                let latency = done.await.saturating_duration_since(due);
                 if due >= counted {
-                    let latency = due.elapsed();
-                    record(&mut run.latencies.lock().expect("nobody panics while holding it"), latency);
+                    record(&mut meter.latencies.lock().expect("nobody panics while holding it"), latency);
                 }
-                run.outstanding.fetch_sub(1, Ordering::AcqRel);
+                meter.outstanding.fetch_sub(1, Ordering::AcqRel);
             });
             number += 1;
         }
+    }
+}
+
+impl Run {
+    fn held(&self) -> std::sync::MutexGuard<'_, VecDeque<Hold>> {
+        self.held.lock().expect("nobody panics while holding it")
     }
 
     async fn send(&self, number: u32) {
