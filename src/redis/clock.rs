@@ -38,10 +38,11 @@ struct Seen {
     ahead: Option<Ahead>,
 }
 
-/// Before we asked, and what it said.
+/// It said so between the two moments.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     asked: Instant,
+    answered: Instant,
     micros: i64,
 }
 
@@ -63,11 +64,15 @@ impl Clock {
     }
 
     /// Compares what it says with the look before, and raises the alarm if it was set. Ahead by more than `tolerance`
-    /// is what witness is borne of.
+    /// is what witness is borne of. Of two looks at the same time nobody knows which came first, so one is passed over.
     pub(super) fn look(&self, asked: Instant, micros: i64, tolerance: Option<Duration>) {
         let mut seen = self.seen();
-        let Some(before) = seen.look.replace(Look { asked, micros }) else { return };
-        let (direction, by) = match step(before, micros, Instant::now()) {
+        if seen.look.is_some_and(|before| asked < before.answered) {
+            return;
+        }
+        let answered = Instant::now();
+        let Some(before) = seen.look.replace(Look { asked, answered, micros }) else { return };
+        let (direction, by) = match step(before, micros, answered) {
             None => return,
             Some(Step::Back(by)) => {
                 seen.ahead = None;
@@ -133,7 +138,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_steps_when_it_goes_back_or_runs_far_ahead() {
-        let before = Look { asked: Instant::now(), micros: 10 };
+        let before = Look { asked: Instant::now(), answered: Instant::now(), micros: 10 };
         let after = |span| before.asked + span;
         assert_eq!(step(before, 1_000_010, after(SECOND)), None);
         assert_eq!(step(before, 2_900_000, after(SECOND)), None, "a slow answer is no step");
@@ -169,6 +174,19 @@ mod tests {
         clock.look(Instant::now(), START + 300_000_000, TOLERANCE);
         clock.look(Instant::now(), START + 1, TOLERANCE);
         assert_eq!(clock.witness(TOLERANCE), ClockWitness { latest_ms: millis(START) + 5_000, ahead_since_ms: 0 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_at_the_same_time_are_no_step_whichever_is_heard_of_first() {
+        let clock = looked_at();
+        let asked = Instant::now() + SECOND;
+        tokio::time::advance(2 * SECOND).await;
+        clock.look(asked, START + 301_000_000, TOLERANCE);
+        let told = clock.witness(TOLERANCE);
+        assert!(told.ahead_since_ms > 0);
+        // It was asked a little later, carried out a little earlier and heard of last.
+        clock.look(asked + SECOND / 2, START + 300_999_999, TOLERANCE);
+        assert_eq!(clock.witness(TOLERANCE), told, "that is no step back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -344,7 +344,7 @@ async fn the_embedded_stores_leases_follow_no_change_of_the_machines_clock() {
     let slots = [granted(world.try_admit(short(&unique("call"), &agent.id)).await)];
     for step in [MovedClock::advance, MovedClock::rewind] {
         step(&clock, Duration::from_mins(5));
-        // Some sweeps.
+        // One sweep at least (every 2 s), which would end a session whose lease is gone.
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(states(&renew(&world, &slots).await, LeaseState::Renewed), 1);
         assert_eq!(world.session(&slots[0]).await.status(), SessionStatus::Active);

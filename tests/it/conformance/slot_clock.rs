@@ -3,6 +3,7 @@
 //! Each clock here runs, and each Redis is the test's own. The replicas know what time it is by their own clocks, which
 //! nobody sets.
 
+use futures_util::future::join_all;
 use voxgate::{
     admission::RedisSlotStore,
     domain::{
@@ -78,6 +79,23 @@ async fn a_tenant_that_is_touched_long_after_the_step_recovers_too() {
     assert!(!is_recovering(&first, &first.ask(first.agent(), "call")).await, "it had no live call");
     first.store.ping().await.expect("it is up");
     comes_back(&second, &lease).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_tenants_that_find_the_step_at_once_all_recover() {
+    let redis = PrivateRedis::start_with_clock_shim();
+    let first = replica(&redis, patient()).await;
+    let tenants: Vec<_> = (0..100).map(|_| Caller::of(first.store.clone())).collect();
+    let held =
+        join_all(tenants.iter().map(async |caller| caller.grant(&caller.ask(caller.agent(), "call")).await)).await;
+    redis.advance(secs(300));
+    let back = tenants
+        .into_iter()
+        .zip(held)
+        .map(|(caller, lease)| tokio::spawn(async move { comes_back(&caller, &lease).await }));
+    for back in join_all(back).await {
+        back.expect("no lease is lost");
+    }
 }
 
 #[tokio::test]

@@ -422,6 +422,7 @@ async fn a_lease_that_nobody_renews_is_free_again(world: World) {
     tokio::time::sleep(Duration::from_secs(9)).await;
     let denied = world.try_admit(acquire(&unique("call"), &agent.id)).await;
     refused(denied, Code::ResourceExhausted, "MAX_CONCURRENT_EXCEEDED");
+    // From a second before its expiry to a second after it.
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.admit(&agent.id).await;
     assert_eq!(renew(&world, vec![renewal(&slot)]).await[0].state(), LeaseState::Lost);
