@@ -3,24 +3,32 @@
 //! A verb runs to its end in a task of its own. A caller whose deadline passes first is told the operation's id, and the
 //! record tells later what became of it. A session's verb is only refused for its state after its key was looked
 //! up, so that a retry of a Hangup that succeeded is answered the success and not that the call is over.
+//!
+//! What a node answers is not brought about here but where the answer arrives (`acknowledge`).
 
 use std::time::{Duration, Instant};
 
-use super::{Calls, finish::Node};
+use super::{
+    Calls,
+    acknowledge::{count, refused},
+    finish::Node,
+};
 use crate::{
-    control::{Begun, BusError, Failure, Operation, OperationState},
     domain::{
         Error, Result,
-        error::{Reason, Resource},
+        error::Resource,
         hash::Sha256,
         ids::{CallId, IdempotencyKey, OperationId},
         lease::Renewed,
-        node::{Command, NodeAddress},
+        node::Command,
+        operation::{Operation, OperationState},
         principal::Principal,
+        rate::{Rate, RateScope, Subject},
         session::{Outcome, Session},
         tenant::Scope,
-        verb::{Executor, Verb, VerbResult},
+        verb::{Executor, Scene, Verb, VerbResult},
     },
+    sessions::{Begun, Carried},
 };
 
 /// How long a result that the database does not take is kept at hand: while a lease of the call may live.
@@ -51,15 +59,26 @@ impl Executed {
     }
 }
 
+/// Who carries a verb to a session.
+#[derive(Debug, Clone, Copy)]
+struct Hand {
+    /// Whether it reaches beyond its own call's conference.
+    is_admin: bool,
+}
+
 impl Calls {
     pub async fn execute(&self, principal: &Principal, instruction: Instruction) -> Result<Executed> {
         let session = self.session_of(principal, &instruction.call).await?;
+        let hand = Hand { is_admin: principal.has(Scope::AiSessionsControlAdmin) };
         // The node's own limit comes before ours, and says what became of the verb.
         let latest = Instant::now() + self.settings.verb_timeout() + Duration::from_millis(100);
         let answer_by = instruction.deadline.unwrap_or(latest).min(latest);
         let (id, executor) = (OperationId::new(&self.env), instruction.verb.executor());
         let calls = self.clone();
-        let work = self.to_the_end(async move { calls.carry_out(id, session, instruction).await });
+        let work = self.to_the_end(async move {
+            calls.check_rate(&session).await?;
+            calls.carry_out(id, session, instruction, hand).await
+        });
         match tokio::time::timeout_at(answer_by.into(), work).await {
             Ok(answer) => answer,
             // The task goes on; only this caller has waited long enough.
@@ -87,37 +106,123 @@ impl Calls {
         session.ok_or_else(|| Error::not_found(Resource::Call, call))
     }
 
+    /// So many verbs a second may be asked of one call, on all replicas together.
+    async fn check_rate(&self, session: &Session) -> Result<()> {
+        let digest = Sha256::of(format!("{}|{}", session.tenant, session.call));
+        let id = digest.as_bytes().first_chunk().map_or(uuid::Uuid::nil(), |half| uuid::Uuid::from_bytes(*half));
+        let rate = Rate::per_second(self.settings.verbs_per_second);
+        self.rates.check(Subject { scope: RateScope::Call, id }, rate).await
+    }
+
     /// Runs in a task of its own, from the first look at the key to the record of the end: a caller who leaves half-way
     /// must not leave a key behind that was taken and never used.
-    async fn carry_out(&self, id: OperationId, session: Session, instruction: Instruction) -> Result<Executed> {
+    async fn carry_out(
+        &self,
+        id: OperationId,
+        session: Session,
+        instruction: Instruction,
+        hand: Hand,
+    ) -> Result<Executed> {
         let Instruction { call, key, verb, .. } = instruction;
         // Of what was asked, before the session completes it: a retry asks the same.
         let digest = Sha256::of(serde_json::to_vec(&verb).map_err(Error::internal)?);
-        let remembered_since = self.env.now().minus(self.settings.idempotency_memory());
-        if let Some(key) = &key {
-            let earlier = self.operations.find(session.tenant, &call, key, remembered_since).await?;
-            if let Some(operation) = earlier {
-                return self.replay(operation, digest);
+        let operation = self.new_operation(id, &session, key.clone(), verb, digest)?;
+        match operation.verb.executor() {
+            Executor::Read => self.read(&session, operation).await,
+            Executor::ControlPlane => self.carry_out_here(&session, operation).await,
+            Executor::Node => {
+                let remembered_since = self.remembered_since();
+                if let Some(key) = &key {
+                    let earlier = self.operations.find(session.tenant, &call, key, remembered_since).await?;
+                    if let Some(earlier) = earlier {
+                        return self.replay(earlier, digest);
+                    }
+                }
+                let verb = self.prepare(&session, operation.verb, hand).await?;
+                self.dispatch(&session, Operation { verb, ..operation }).await
             }
         }
-        if let Some(outcome) = session.outcome {
-            return Err(Error::AiSessionTerminated { call, session: session.id, outcome });
+    }
+
+    async fn read(&self, session: &Session, mut operation: Operation) -> Result<Executed> {
+        require_active(session)?;
+        operation.state = OperationState::Succeeded;
+        let usage = self.slots.usage(session.tenant, session.agent).await.ok();
+        operation.result = Some(VerbResult::of(session, usage));
+        Ok(Executed { operation, replayed: false })
+    }
+
+    /// A verb that no node is needed for: judged, done and recorded in one step.
+    async fn carry_out_here(&self, session: &Session, operation: Operation) -> Result<Executed> {
+        if let Verb::ScheduleCallback(callback) = &operation.verb
+            && let Some(agent) = callback.agent
+        {
+            self.agents.get(session.tenant, agent).await?;
         }
-        let verb = verb.prepare(&session)?;
-        let mut operation = self.new_operation(id, &session, key, &verb, digest)?;
-        if verb.executor() == Executor::ControlPlane {
-            operation.state = OperationState::Succeeded;
-            operation.result = Some(self.result(&session).await);
-            return Ok(Executed { operation, replayed: false });
+        let digest = operation.digest;
+        let carried = self.operations.carry_out(session.tenant, operation, None, self.remembered_since()).await?;
+        match carried {
+            Carried::Out(settled) => {
+                count(&settled.operation);
+                Ok(Executed { operation: settled.operation, replayed: false })
+            }
+            Carried::Existing(existing) => self.replay(*existing, digest),
         }
+    }
+
+    /// The verb as the call's state allows it.
+    async fn prepare(&self, session: &Session, verb: Verb, hand: Hand) -> Result<Verb> {
+        require_active(session)?;
+        let target = match verb.target() {
+            Some(call) => self.sessions.of_call(session.tenant, call).await?,
+            None => None,
+        };
+        let target = target.filter(|target| target.sandbox == session.sandbox);
+        verb.prepare(&Scene { session, target: target.as_ref(), is_admin: hand.is_admin })
+    }
+
+    /// Records the operation, sends it to the call's node, and waits for what becomes of it.
+    async fn dispatch(&self, session: &Session, operation: Operation) -> Result<Executed> {
         let node = session.node_address().filter(|address| self.nodes.profile(address).is_some());
-        let node = node.ok_or_else(|| unreachable_node(&session))?;
-        if self.has_lost_its_slot(&session).await? {
-            return Err(Error::LeaseLost { call });
+        let node = node.ok_or_else(|| unreachable_node(session))?;
+        if self.has_lost_its_slot(session).await? {
+            return Err(Error::LeaseLost { call: session.call.clone() });
         }
-        match self.operations.begin(session.tenant, &operation, remembered_since).await? {
-            Begun::New => self.run(session, operation, verb, node).await,
-            Begun::Existing(operation) => self.replay(*operation, digest),
+        let (id, digest, limit) = (operation.id, operation.digest, self.settings.verb_timeout());
+        if let Begun::Existing(existing) =
+            self.operations.begin(session.tenant, &operation, self.remembered_since()).await?
+        {
+            return self.replay(*existing, digest);
+        }
+        let command = Command {
+            operation: id,
+            call: session.call.clone(),
+            fence: session.fence,
+            deadline: self.env.now().plus(limit),
+            verb: operation.verb,
+        };
+        let awaited = self.bus.expect(id);
+        if self.bus.send(&node, command).await.is_err() {
+            self.operations.withdraw(session.tenant, id).await?;
+            return Err(unreachable_node(session));
+        }
+        match tokio::time::timeout(limit, awaited).await {
+            Ok(Ok(operation)) => self.answer(operation, false),
+            Ok(Err(_)) | Err(_) => self.unanswered(session, id).await,
+        }
+    }
+
+    /// Nobody has told this replica what became of the operation: the record may know, and if not, it says so.
+    async fn unanswered(&self, session: &Session, id: OperationId) -> Result<Executed> {
+        let pending = || Error::OperationPending { operation: id, state: OperationState::Unknown.as_str() };
+        self.persist(|| self.operations.lose(session.tenant, id)).await?;
+        match self.operations.get(session.tenant, id).await? {
+            Some(operation) if operation.state.is_final() => self.answer(operation, false),
+            Some(operation) => {
+                count(&operation);
+                Err(pending())
+            }
+            None => Err(pending()),
         }
     }
 
@@ -136,7 +241,7 @@ impl Calls {
         id: OperationId,
         session: &Session,
         key: Option<IdempotencyKey>,
-        verb: &Verb,
+        verb: Verb,
         digest: Sha256,
     ) -> Result<Operation> {
         let minted = || id.to_string().parse().map_err(|_| Error::internal("an operation id is a valid key"));
@@ -146,7 +251,7 @@ impl Calls {
             tenant: session.tenant,
             session: session.id,
             call: session.call.clone(),
-            verb: verb.clone(),
+            verb,
             key: key.map_or_else(minted, Ok)?,
             digest,
             // Written before it is sent: after a crash between the two it counts as sent, the safe side.
@@ -157,45 +262,6 @@ impl Calls {
             result: None,
             failure: None,
         })
-    }
-
-    async fn run(&self, session: Session, mut operation: Operation, verb: Verb, node: NodeAddress) -> Result<Executed> {
-        let limit = self.settings.verb_timeout();
-        let command = Command {
-            operation: operation.id,
-            call: session.call.clone(),
-            fence: session.fence,
-            deadline: self.env.now().plus(limit),
-            verb: verb.clone(),
-        };
-        let answer = self.bus.execute(&node, command, limit).await;
-        operation.finished_at = Some(self.env.now());
-        match answer {
-            Ok(Ok(())) => {
-                if verb.ends().is_some() {
-                    // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
-                    self.nodes.unassign(&node, &session.call, session.lease);
-                }
-                let operation = self.persist(|| self.succeeded(&session, operation.clone())).await?;
-                Ok(Executed { operation, replayed: false })
-            }
-            Ok(Err(failure)) => {
-                operation.state = OperationState::Failed;
-                operation.failure = Some(failure);
-                self.persist(|| self.record(&operation)).await?;
-                Err(refused(&operation))
-            }
-            Err(BusError::Unreachable) => {
-                self.operations.withdraw(operation.tenant, operation.id).await?;
-                Err(unreachable_node(&session))
-            }
-            Err(BusError::NoAnswer) => {
-                operation.state = OperationState::Unknown;
-                operation.finished_at = None;
-                self.persist(|| self.record(&operation)).await?;
-                Err(Error::OperationPending { operation: operation.id, state: operation.state.as_str() })
-            }
-        }
     }
 
     /// What has happened must be written, though the database be away just now: tries for as long as a lease may live.
@@ -211,37 +277,6 @@ impl Calls {
                 outcome => return outcome,
             }
         }
-    }
-
-    /// Brings an acknowledged verb's effect to the session, and its success to the record. Safe to do again.
-    async fn succeeded(&self, session: &Session, mut operation: Operation) -> Result<Operation> {
-        operation.result = Some(self.take_effect(session, &operation.verb).await?);
-        operation.state = OperationState::Succeeded;
-        self.record(&operation).await?;
-        Ok(operation)
-    }
-
-    async fn record(&self, operation: &Operation) -> Result<()> {
-        let verb = operation.verb.name().as_str();
-        metrics::counter!("voxgate_operations_total", "verb" => verb, "state" => operation.state.as_str()).increment(1);
-        self.operations.record(operation.tenant, operation).await.map(|_| ())
-    }
-
-    async fn take_effect(&self, session: &Session, verb: &Verb) -> Result<VerbResult> {
-        if let Some(outcome) = verb.ends() {
-            let ended = self.finish(session, outcome, Node::Knows).await?;
-            let mut after = ended.unwrap_or_else(|| session.clone());
-            verb.effect(&mut after.state);
-            return Ok(VerbResult { outcome: Some(outcome), ..VerbResult::of(&after, None) });
-        }
-        let after = self.change_session(session, |session| verb.effect(&mut session.state)).await?;
-        // Ended meanwhile: the effect was real, and is over.
-        Ok(self.result(&after.unwrap_or_else(|| session.clone())).await)
-    }
-
-    /// What a verb's answer shows of the call.
-    async fn result(&self, session: &Session) -> VerbResult {
-        VerbResult::of(session, self.slots.usage(session.tenant, session.agent).await.ok())
     }
 
     /// Changes an active session by what it is now, however many others change it too; nothing if it has ended.
@@ -271,35 +306,12 @@ impl Calls {
         operation.filter(visible).ok_or_else(|| Error::not_found(Resource::Operation, id))
     }
 
-    /// An acknowledgement that nobody waits for any more: the record learns it, and the session its end.
-    pub(super) async fn acknowledge_late(
-        &self,
-        from: &NodeAddress,
-        id: OperationId,
-        answer: Result<(), Failure>,
-    ) -> Result<()> {
-        let Some(mut operation) = self.operations.get(from.tenant, id).await? else { return Ok(()) };
-        let session = self.sessions.get(from.tenant, operation.session).await?;
-        // A node answers for its own calls only.
-        let Some(session) = session.filter(|session| session.node_address().as_ref() == Some(from)) else {
-            return Ok(());
-        };
-        if operation.state.is_final() {
-            return Ok(());
-        }
-        operation.finished_at = Some(self.env.now());
-        match answer {
-            Ok(()) => self.succeeded(&session, operation).await.map(|_| ()),
-            Err(failure) => {
-                operation.state = OperationState::Failed;
-                operation.failure = Some(failure);
-                self.record(&operation).await
-            }
-        }
-    }
-
     fn known_state(&self, operation: &Operation) -> OperationState {
         operation.known_state(self.env.now(), self.settings.verb_timeout() + PERSIST_FOR)
+    }
+
+    fn remembered_since(&self) -> crate::domain::Timestamp {
+        self.env.now().minus(self.settings.idempotency_memory())
     }
 
     /// The answer to a key that was used before.
@@ -307,8 +319,12 @@ impl Calls {
         if operation.digest != digest {
             return Err(Error::IdempotencyKeyReused { key: operation.key.to_string() });
         }
+        self.answer(operation, true)
+    }
+
+    fn answer(&self, operation: Operation, replayed: bool) -> Result<Executed> {
         match self.known_state(&operation) {
-            OperationState::Succeeded => Ok(Executed { operation, replayed: true }),
+            OperationState::Succeeded => Ok(Executed { operation, replayed }),
             OperationState::Failed => Err(refused(&operation)),
             OperationState::Accepted | OperationState::Dispatched => {
                 Err(Error::IdempotencyInProgress { key: operation.key })
@@ -325,7 +341,7 @@ impl Calls {
         self.tasks.spawn(async move {
             let instruction = Instruction { call: session.call.clone(), key: None, verb, deadline: None };
             let id = OperationId::new(&calls.env);
-            if let Err(error) = calls.carry_out(id, session.clone(), instruction).await {
+            if let Err(error) = calls.carry_out(id, session.clone(), instruction, Hand { is_admin: true }).await {
                 tracing::warn!(
                     call.id = %session.call, error = &error as &dyn std::error::Error, "the call is ended instead"
                 );
@@ -335,18 +351,10 @@ impl Calls {
     }
 }
 
-fn refused(operation: &Operation) -> Error {
-    let failure =
-        operation.failure.clone().unwrap_or_else(|| Failure { reason: String::new(), message: String::new() });
-    // The one reason of the contract that a node may give in its own name.
-    if failure.reason == Reason::LeaseLost.as_str() {
-        return Error::LeaseLost { call: operation.call.clone() };
-    }
-    Error::NodeRefused {
-        call: operation.call.clone(),
-        operation: operation.id,
-        reason: failure.reason,
-        message: failure.message,
+fn require_active(session: &Session) -> Result<()> {
+    match session.outcome {
+        Some(outcome) => Err(Error::AiSessionTerminated { call: session.call.clone(), session: session.id, outcome }),
+        None => Ok(()),
     }
 }
 

@@ -43,6 +43,14 @@ impl Calls {
         Ok(ended)
     }
 
+    /// The session has ended with the verb that a node has carried out: its slot is free, and the node has no part in it.
+    pub(super) async fn let_go_of(&self, ended: &Session, node: Node) {
+        let outcome = ended.outcome.unwrap_or(Outcome::Hangup);
+        note_end(&ended.call, ended.id, outcome);
+        self.leave_node(ended, outcome, node);
+        self.free(ended.tenant, &ended.call, ended.lease).await;
+    }
+
     /// Releases a slot by name and ends its session. Twice is a success that says `released: false`.
     pub async fn release(
         &self,

@@ -6,6 +6,7 @@
 //! - at the end: the session, then the lease (the sweep frees what an ended session still holds). A release by the
 //!   lease's name is the exception: one step frees the slot and keeps how the session ended.
 
+mod acknowledge;
 mod admission;
 mod admit;
 mod await_slot;
@@ -43,7 +44,7 @@ use self::{waiters::Waiters, watch_usage::Watches};
 use crate::{
     admission::SlotStore,
     agents::VoiceAgents,
-    control::{CommandBus, OperationStore},
+    control::CommandBus,
     domain::{
         Env,
         lease_token::{LeaseSigner, LeaseToken},
@@ -51,8 +52,8 @@ use crate::{
         session::Session,
     },
     nodes::NodeRegistry,
-    sessions::{Journal, SessionStore},
-    tenants::{Directory, TokenSigner},
+    sessions::{Journal, OperationStore, SessionStore},
+    tenants::{Directory, RateLimits, TokenSigner},
 };
 
 /// Limits of calls.
@@ -62,6 +63,9 @@ pub struct CallSettings {
     /// Time that a node has to acknowledge a verb when the caller names no deadline, and at most
     /// (default 10,000 ms: a transfer through a slow carrier answers within it).
     pub verb_timeout_ms: u64,
+    /// Verbs that one call may be asked a second, on all replicas together (default 10: more than a conversation needs,
+    /// and as many as a runaway loop may cost).
+    pub verbs_per_second: u32,
     /// How often a node is asked to send its heartbeat (default 3,000 ms: three of them fit into the shortest lease).
     pub heartbeat_interval_ms: u64,
     /// Life of a lease that a heartbeat renews (default 30,000 ms: how long a call outlives its node).
@@ -85,6 +89,7 @@ impl Default for CallSettings {
     fn default() -> Self {
         Self {
             verb_timeout_ms: 10_000,
+            verbs_per_second: 10,
             heartbeat_interval_ms: 3_000,
             heartbeat_lease_ms: 30_000,
             sweep_interval_ms: 2_000,
@@ -119,6 +124,8 @@ pub struct Rooms {
     pub operations: Arc<dyn OperationStore>,
     pub bus: Arc<dyn CommandBus>,
     pub nodes: Arc<NodeRegistry>,
+    /// Of verbs on one call.
+    pub rates: RateLimits,
     pub tokens: Arc<TokenSigner>,
     pub leases: LeaseSigner,
     pub settings: CallSettings,

@@ -7,17 +7,15 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use super::{Calls, finish::Node};
-use crate::{
-    control::Acknowledgement,
-    domain::{
-        Error, Result,
-        error::Dependency,
-        ids::{CallId, LeaseId, OperationId},
-        node::{CallEvent, NodeAddress},
-        session::{Outcome, Session},
-        verb::{Destination, Transfer, Verb},
-        voice_agent::WsDisconnectAction,
-    },
+use crate::domain::{
+    Error, Result,
+    error::Dependency,
+    ids::{CallId, LeaseId, OperationId},
+    node::{CallEvent, NodeAddress},
+    operation::Acknowledgement,
+    session::{Outcome, Session},
+    verb::{Destination, Transfer, Verb},
+    voice_agent::WsDisconnectAction,
 };
 
 /// Where a dropped WebSocket's caller goes under TRANSFER_TO_QUEUE, if the agent names no `transfer_destination`.
@@ -37,10 +35,11 @@ pub(super) enum Told {
         call: CallId,
         lease: LeaseId,
     },
-    /// An acknowledgement that nobody waits for any more.
-    Late {
+    /// What became of a command; of one that this stream was given, or of one before it.
+    Answer {
         operation: OperationId,
         answer: Acknowledgement,
+        is_its_own: bool,
     },
 }
 
@@ -77,7 +76,9 @@ impl Calls {
                 }
                 self.note_event(from, &call, CallEvent::CallerHangup).await
             }
-            Told::Late { operation, answer } => self.acknowledge_late(from, operation, answer).await,
+            Told::Answer { operation, answer, is_its_own } => {
+                self.acknowledge(from, operation, answer, is_its_own).await
+            }
         }
     }
 
@@ -106,6 +107,9 @@ impl Calls {
             CallEvent::TurnCount(turns) => {
                 self.note_change(&session, |session| session.state.turn_count = session.state.turn_count.max(turns))
                     .await
+            }
+            CallEvent::Conference(now) => {
+                self.note_change(&session, |session| session.state.follow_conference(now.as_ref())).await
             }
             CallEvent::CallerHangup => self.finish(&session, Outcome::CallerHangup, Node::Knows).await.map(|_| ()),
             CallEvent::WsDisconnected => {

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 
 use super::{Calls, credential::Credential, finish::Node, node_events::Told};
 use crate::{
-    control::Acknowledgement,
     domain::{
         Error, Result,
         clock::Timestamp,
@@ -18,6 +17,7 @@ use crate::{
         lease::{Proven, RENEW_MAX, Renewed},
         lease_token::LeaseClaim,
         node::{CallEvent, Hello, LiveCall, NodeAddress, Postbox as _, ToNode},
+        operation::Acknowledgement,
         principal::Principal,
         session::{Outcome, Session},
         tenant::Scope,
@@ -96,11 +96,11 @@ impl NodeStream {
         Ok(())
     }
 
-    /// Brings an acknowledgement to whoever waits for it, or into the record.
+    /// Takes note of what became of a command.
     pub async fn command_result(&self, operation: OperationId, answer: Acknowledgement) {
-        if !self.calls.bus.acknowledge(self.address(), operation, answer.clone()) {
-            self.told(Told::Late { operation, answer }).await;
-        }
+        // What the node has let go its heartbeats must not keep, whatever fails from here on.
+        let call = self.calls.nodes.answered(self.address(), operation, answer.is_ok());
+        self.told(Told::Answer { operation, answer, is_its_own: call.is_some() }).await;
     }
 
     /// Takes note of what happened to a call.
@@ -241,7 +241,6 @@ impl NodeStream {
 impl Drop for NodeStream {
     fn drop(&mut self) {
         if self.connection.is_current() {
-            self.calls.bus.node_left(&self.connection.address);
             tracing::info!(node.id = %self.connection.address.node, "media node disconnected");
         }
     }

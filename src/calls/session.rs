@@ -6,7 +6,7 @@ use crate::domain::{
     error::Resource,
     ids::{CallId, SessionId},
     principal::Principal,
-    session::{Outcome, Session},
+    session::{LogEntry, Outcome, Session},
 };
 
 /// A session, named by its own id or by its call's.
@@ -47,6 +47,16 @@ impl Calls {
             return Err(Error::CallNotBoundToToken { call: session.call });
         }
         Ok(self.with_expiry(session).await)
+    }
+
+    /// As [`Calls::session`], with what verbs have logged.
+    pub async fn session_with_log(&self, principal: &Principal, target: Target) -> Result<(Session, Vec<LogEntry>)> {
+        let session = self.session(principal, target).await?;
+        let log = match session.record.log_entries {
+            0 => Vec::new(),
+            _ => self.operations.log(session.tenant, session.id).await?,
+        };
+        Ok((session, log))
     }
 
     /// The session with its lease's expiry as the slot store has it. The row's is as old as the last sweep, and will do

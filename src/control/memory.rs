@@ -2,26 +2,23 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::{Acknowledgement, BusError, CommandBus};
+use super::{Awaited, CommandBus};
 use crate::domain::{
     ids::OperationId,
-    node::{Command, NodeAddress, Postbox, ToNode},
+    node::{Command, NodeAddress, Postbox, ToNode, Unreachable},
+    operation::Operation,
 };
 
-type Waiting = HashMap<OperationId, (NodeAddress, oneshot::Sender<Acknowledgement>)>;
-
-/// Commands that were posted and not answered yet, by operation.
 #[derive(Debug)]
 pub struct MemoryBus {
     postbox: Arc<dyn Postbox>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<HashMap<OperationId, oneshot::Sender<Operation>>>,
 }
 
 impl MemoryBus {
@@ -29,53 +26,29 @@ impl MemoryBus {
         Self { postbox, waiting: Mutex::default() }
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<OperationId, oneshot::Sender<Operation>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Forgets the command when its wait ends, be it by an answer, the time or a caller who left.
-struct Forget<'a> {
-    bus: &'a MemoryBus,
-    operation: OperationId,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.bus.waiting().remove(&self.operation);
     }
 }
 
 #[async_trait]
 impl CommandBus for MemoryBus {
-    async fn execute(
-        &self,
-        to: &NodeAddress,
-        command: Command,
-        patience: Duration,
-    ) -> Result<Acknowledgement, BusError> {
-        let operation = command.operation;
-        let (answer, answered) = oneshot::channel();
-        // Before the post: the answer may come before `post` has returned.
-        self.waiting().insert(operation, (to.clone(), answer));
-        let _forget = Forget { bus: self, operation };
-        self.postbox.post(to, ToNode::Command(command))?;
-        match tokio::time::timeout(patience, answered).await {
-            Ok(Ok(acknowledgement)) => Ok(acknowledgement),
-            Ok(Err(_)) | Err(_) => Err(BusError::NoAnswer),
-        }
-    }
-
-    fn acknowledge(&self, from: &NodeAddress, operation: OperationId, answer: Acknowledgement) -> bool {
+    fn expect(&self, operation: OperationId) -> Awaited {
+        let (answer, awaited) = oneshot::channel();
         let mut waiting = self.waiting();
-        // A node answers for its own commands only.
-        if waiting.get(&operation).is_none_or(|(node, _)| node != from) {
-            return false;
-        }
-        waiting.remove(&operation).is_some_and(|(_, waiter)| waiter.send(answer).is_ok())
+        // Those who have gone are forgotten by whoever comes.
+        waiting.retain(|_, waiter| !waiter.is_closed());
+        waiting.insert(operation, answer);
+        awaited
     }
 
-    fn node_left(&self, node: &NodeAddress) {
-        self.waiting().retain(|_, (address, _)| address != node);
+    async fn send(&self, to: &NodeAddress, command: Command) -> Result<(), Unreachable> {
+        self.postbox.post(to, ToNode::Command(command))
+    }
+
+    async fn finished(&self, operation: Operation) {
+        if let Some(waiter) = self.waiting().remove(&operation.id) {
+            let _ = waiter.send(operation);
+        }
     }
 }

@@ -132,6 +132,36 @@ table! {
         lease_expires_at -> Moment,
         version -> BigInt,
         lease_ttl_ms -> BigInt,
+        record -> Document,
+    }
+}
+
+table! {
+    use diesel::sql_types::{BigInt, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    events (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        kind -> Text,
+        created_at -> Moment,
+        session_id -> Id,
+        call_id -> Text,
+        session_sequence -> BigInt,
+        data -> Document,
+    }
+}
+
+table! {
+    use diesel::sql_types::BigInt;
+    use crate::db::types::{Document, Id, Moment};
+
+    session_log (tenant_id, session_id, entry) {
+        tenant_id -> Id,
+        session_id -> Id,
+        entry -> BigInt,
+        logged_at -> Moment,
+        metadata -> Document,
     }
 }
 
@@ -165,5 +195,7 @@ allow_tables_to_appear_in_same_query!(
     voice_agent_revisions,
     voice_agent_create_requests,
     sessions,
+    session_log,
+    events,
     operations,
 );

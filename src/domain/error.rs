@@ -29,11 +29,13 @@ words!(
         CredentialExpired = "CREDENTIAL_EXPIRED",
         ScopeRequired = "SCOPE_REQUIRED",
         CallNotBoundToToken = "CALL_NOT_BOUND_TO_TOKEN",
+        ConferenceMembershipRequired = "CONFERENCE_MEMBERSHIP_REQUIRED",
         VoiceAgentNotFound = "VOICE_AGENT_NOT_FOUND",
         SessionNotFound = "SESSION_NOT_FOUND",
         OperationNotFound = "OPERATION_NOT_FOUND",
         TenantNotFound = "TENANT_NOT_FOUND",
         ApiKeyNotFound = "API_KEY_NOT_FOUND",
+        MemberNotFound = "MEMBER_NOT_FOUND",
         VoiceAgentInUse = "VOICE_AGENT_IN_USE",
         VoiceAgentPaused = "VOICE_AGENT_PAUSED",
         VoiceAgentArchived = "VOICE_AGENT_ARCHIVED",
@@ -75,6 +77,10 @@ pub enum Error {
     ScopeRequired(Scope),
     #[error("the token is bound to another call")]
     CallNotBoundToToken { call: CallId },
+    #[error("the call neither shares a conference with the other one nor monitors it as the verb needs")]
+    ConferenceMembershipRequired { call: CallId, target: CallId, required: Relation },
+    #[error("the call's conference has no member {member}")]
+    MemberNotFound { call: CallId, member: String },
     #[error("{} {id} does not exist", .resource.as_str())]
     NotFound { resource: Resource, id: String },
     #[error("voice agent {agent} has no revision {revision}")]
@@ -132,6 +138,13 @@ pub enum Error {
     Internal(#[source] Internal),
 }
 
+/// What is told of a call.
+fn of_call(call: &CallId, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    std::iter::once(("call_id", call.to_string()))
+        .chain(more.iter().map(|(name, value)| (*name, (*value).to_owned())))
+        .collect()
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialFault {
     #[error("no credential was sent: authorization: Bearer <API key or callback token>, or a client certificate")]
@@ -141,6 +154,11 @@ pub enum CredentialFault {
     #[error("the credential has expired")]
     Expired,
 }
+
+words!(
+    /// What one call must have to do with another one.
+    Relation { Conference = "conference", Monitor = "monitor", Whisper = "whisper" }
+);
 
 words!(Resource {
     VoiceAgent = "voice agent",
@@ -256,6 +274,8 @@ impl Error {
             Self::Unauthenticated(CredentialFault::Expired) => Reason::CredentialExpired,
             Self::ScopeRequired(_) => Reason::ScopeRequired,
             Self::CallNotBoundToToken { .. } => Reason::CallNotBoundToToken,
+            Self::ConferenceMembershipRequired { .. } => Reason::ConferenceMembershipRequired,
+            Self::MemberNotFound { .. } => Reason::MemberNotFound,
             Self::NotFound { resource, .. } => resource.reason(),
             Self::RevisionNotFound { .. } => Reason::VoiceAgentNotFound,
             Self::VoiceAgentInUse { .. } => Reason::VoiceAgentInUse,
@@ -292,6 +312,10 @@ impl Error {
         match self {
             Self::ScopeRequired(scope) => vec![("scope", scope.as_str().to_owned())],
             Self::CallNotBoundToToken { call } | Self::LeaseLost { call } => vec![("call_id", call.to_string())],
+            Self::ConferenceMembershipRequired { call, target, required } => {
+                of_call(call, &[("target_call_id", target.as_str()), ("required", required.as_str())])
+            }
+            Self::MemberNotFound { call, member } => of_call(call, &[("member_id", member)]),
             Self::NotFound { resource, id } => vec![(resource.id_name(), id.clone())],
             Self::RevisionNotFound { agent, revision } => {
                 vec![("voice_agent_id", agent.to_string()), ("revision", revision.to_string())]
@@ -306,20 +330,14 @@ impl Error {
             Self::SubprotocolMismatch { configured, requested } => {
                 vec![("requested", requested.as_str().to_owned()), ("configured", configured.as_str().to_owned())]
             }
-            Self::AiSessionTerminated { call, session, outcome } => vec![
-                ("call_id", call.to_string()),
-                ("session_id", session.to_string()),
-                ("outcome", outcome.as_str().to_owned()),
-            ],
-            Self::InvalidCallState { call, state } => {
-                vec![("call_id", call.to_string()), ("state", (*state).to_owned())]
+            Self::AiSessionTerminated { call, session, outcome } => {
+                of_call(call, &[("session_id", &session.to_string()), ("outcome", outcome.as_str())])
             }
-            Self::NodeRefused { call, operation, reason, .. } => vec![
-                ("call_id", call.to_string()),
-                ("state", "refused_by_node".to_owned()),
-                ("operation_id", operation.to_string()),
-                ("node_reason", reason.clone()),
-            ],
+            Self::InvalidCallState { call, state } => of_call(call, &[("state", state)]),
+            Self::NodeRefused { call, operation, reason, .. } => {
+                let operation = operation.to_string();
+                of_call(call, &[("state", "refused_by_node"), ("operation_id", &operation), ("node_reason", reason)])
+            }
             Self::IdempotencyKeyReused { key } => vec![("idempotency_key", key.clone())],
             Self::IdempotencyInProgress { key } => vec![("idempotency_key", key.to_string())],
             Self::CallAlreadyAdmitted { call, agent } => {

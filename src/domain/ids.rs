@@ -9,6 +9,24 @@ use uuid::Uuid;
 
 use super::{clock::Env, violations::Fault};
 
+/// Kept in JSON as it is printed.
+macro_rules! in_json_as_printed {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(|fault: Fault| serde::de::Error::custom(fault.description))
+            }
+        }
+    };
+}
+
 /// Declares an id that we mint: a UUID, shown behind `$prefix`.
 macro_rules! minted {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
@@ -53,6 +71,8 @@ macro_rules! minted {
                 if parsed.hyphenated().to_string() == uuid { Ok(Self(parsed)) } else { Err(unknown()) }
             }
         }
+
+        in_json_as_printed!($name);
     };
 }
 
@@ -75,6 +95,10 @@ minted!(
 minted!(
     /// One verb on its way to one call.
     OperationId, "op_"
+);
+minted!(
+    /// Something that happened.
+    EventId, "evt_"
 );
 
 /// Declares an id that callers choose: 1 to `$max` visible ASCII characters.
@@ -117,6 +141,8 @@ macro_rules! chosen {
                 Ok(Self(text.into()))
             }
         }
+
+        in_json_as_printed!($name);
     };
 }
 

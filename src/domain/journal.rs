@@ -15,7 +15,7 @@ use super::{
     error::Result,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId},
     lease::{Direction, Lease, Released},
-    session::{CallState, Outcome, Routing, Session, SessionStatus},
+    session::{CallState, Outcome, Record, Routing, Session, SessionStatus},
     verb::JsonObject,
 };
 
@@ -106,6 +106,7 @@ impl Opening {
             routing,
             metadata: draft.metadata,
             state: CallState::default(),
+            record: Record::default(),
             status: SessionStatus::Active,
             outcome: None,
             started_at: draft.started_at,

@@ -6,7 +6,9 @@
 pub mod behavior;
 pub mod certificate;
 pub mod clock;
+pub mod conference;
 pub mod error;
+pub mod event;
 pub mod hash;
 pub mod ids;
 pub mod journal;
@@ -15,6 +17,7 @@ pub mod lease;
 pub mod lease_token;
 pub mod node;
 pub mod number;
+pub mod operation;
 pub mod page;
 pub mod principal;
 pub mod queue;

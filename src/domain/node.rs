@@ -103,6 +103,8 @@ pub enum CallEvent {
         agent_muted: bool,
     },
     TurnCount(u32),
+    /// The conference and its members as they are now; none: the call is in none.
+    Conference(Option<(String, Vec<String>)>),
     /// For the log: `code` and `message` in the node's words.
     Error {
         code: String,

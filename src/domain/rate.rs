@@ -16,6 +16,8 @@ words!(
     RateScope {
         ApiKey = "api_key",
         MeshIdentity = "mesh_identity",
+        /// Verbs on one call.
+        Call = "call",
     }
 );
 
@@ -24,6 +26,7 @@ impl RateScope {
         match self {
             Self::ApiKey => "API key",
             Self::MeshIdentity => "mesh identity",
+            Self::Call => "call",
         }
     }
 }
@@ -55,6 +58,11 @@ impl Rate {
     /// At least one: what may do nothing is not limited but refused.
     pub const fn per_minute(limit: u32) -> Self {
         Self { limit: if limit == 0 { 1 } else { limit }, window_s: 60 }
+    }
+
+    /// At least one, as [`Self::per_minute`].
+    pub const fn per_second(limit: u32) -> Self {
+        Self { limit: if limit == 0 { 1 } else { limit }, window_s: 1 }
     }
 
     pub const fn limit(self) -> u32 {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     behavior::Behavior,
     clock::Timestamp,
+    conference::{Conference, Member, Monitor},
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
     lease::Direction,
     lease_token::LeaseClaim,
@@ -133,7 +134,7 @@ impl Routing {
 }
 
 /// What is true of the call's parties now, as its node last reported or acknowledged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one machine")]
 pub struct CallState {
@@ -142,6 +143,125 @@ pub struct CallState {
     pub caller_muted: bool,
     pub agent_muted: bool,
     pub turn_count: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recording_paused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conference: Option<Conference>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub monitors: Vec<Monitor>,
+}
+
+/// A party of the call itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Party {
+    Caller,
+    Agent,
+}
+
+impl CallState {
+    pub const fn is_muted(&self, party: Party) -> bool {
+        match party {
+            Party::Caller => self.caller_muted,
+            Party::Agent => self.agent_muted,
+        }
+    }
+
+    pub const fn set_muted(&mut self, party: Party, muted: bool) {
+        match party {
+            Party::Caller => self.caller_muted = muted,
+            Party::Agent => self.agent_muted = muted,
+        }
+    }
+
+    pub fn monitor(&self, target: &CallId) -> Option<&Monitor> {
+        self.monitors.iter().find(|monitor| monitor.target == *target)
+    }
+
+    pub fn monitor_mut(&mut self, target: &CallId) -> Option<&mut Monitor> {
+        self.monitors.iter_mut().find(|monitor| monitor.target == *target)
+    }
+
+    /// The conference of that id, if it still is the call's.
+    pub fn conference_mut(&mut self, id: &str) -> Option<&mut Conference> {
+        self.conference.as_mut().filter(|conference| conference.id == id)
+    }
+
+    pub fn shares_conference(&self, other: &Self) -> bool {
+        let id = |state: &Self| state.conference.as_ref().map(|conference| conference.id.clone());
+        id(self).is_some() && id(self) == id(other)
+    }
+
+    /// Takes over what the node reports of the call's conference.
+    pub fn follow_conference(&mut self, reported: Option<&(String, Vec<String>)>) {
+        let Some((id, members)) = reported else {
+            self.conference = None;
+            return;
+        };
+        if self.conference_mut(id).is_none() {
+            self.conference = Some(Conference { id: id.clone(), members: Vec::new() });
+        }
+        let Some(conference) = &mut self.conference else { return };
+        conference.members.retain(|member| members.contains(&member.id));
+        for id in members {
+            if !conference.members.iter().any(|member| member.id == *id) {
+                conference.members.push(Member { id: id.clone(), invitee: None });
+            }
+        }
+    }
+
+    /// Nothing is true of a call's parties any more, but for what has been.
+    pub fn over(&mut self) {
+        *self = Self { turn_count: self.turn_count, ..Self::default() };
+    }
+}
+
+words!(
+    /// Where the lead behind a call stands.
+    LeadStatus {
+        Pending = "PENDING",
+        Dialing = "DIALING",
+        Connected = "CONNECTED",
+        Busy = "BUSY",
+        NoAnswer = "NO_ANSWER",
+        Failed = "FAILED",
+        Dnd = "DND",
+        Completed = "COMPLETED",
+        Callback = "CALLBACK",
+    }
+);
+
+/// What verbs have written down of the conversation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disposition: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+    #[serde(skip_serializing_if = "JsonObject::is_empty")]
+    pub lead_fields: JsonObject,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lead_status: Option<LeadStatus>,
+    /// Entries of the session's log, and what they hold as JSON.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub log_entries: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub log_bytes: u64,
+    /// Events of the session that are written: the next one's number is one more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub events: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// One entry of a session's log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEntry {
+    pub at: Timestamp,
+    pub metadata: JsonObject,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -159,6 +279,7 @@ pub struct Session {
     pub routing: Routing,
     pub metadata: JsonObject,
     pub state: CallState,
+    pub record: Record,
     pub status: SessionStatus,
     pub outcome: Option<Outcome>,
     pub started_at: Timestamp,

@@ -46,6 +46,26 @@ fn prose(text: String, min_chars: usize, max_chars: usize) -> Result<String, Fau
     Ok(text)
 }
 
+/// What `value` takes as JSON.
+pub fn json_bytes(value: &impl serde::Serialize) -> u64 {
+    struct Count(u64);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, value) {
+        Ok(()) => count.0,
+        Err(_) => u64::MAX,
+    }
+}
+
 /// A BCP 47 tag: well-formed by RFC 5646, whether or not its parts are registered.
 pub fn parse_language(text: String) -> Result<String, Fault> {
     let length = text.chars().count();

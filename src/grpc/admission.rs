@@ -15,7 +15,8 @@ use super::{
 use crate::{
     calls::{AwaitSlot, Executed, Instruction, Update},
     domain::{
-        Error, Result as Answer, error::Dependency, ids::VoiceAgentId, lease_token::LeaseToken, violations::Violations,
+        Error, Result as Answer, Timestamp, error::Dependency, ids::VoiceAgentId, lease_token::LeaseToken,
+        violations::Violations,
     },
     proto::v1::{self, admission_service_server::AdmissionService, await_slot_response},
 };
@@ -115,11 +116,55 @@ impl AdmissionService for Api {
         self.carry(request).await
     }
 
+    async fn log(&self, request: Request<v1::LogRequest>) -> Result<Response<v1::LogResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn mute(&self, request: Request<v1::MuteRequest>) -> Result<Response<v1::MuteResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn unmute(&self, request: Request<v1::UnmuteRequest>) -> Result<Response<v1::UnmuteResponse>, Status> {
+        self.carry(request).await
+    }
+
     async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<v1::HoldResponse>, Status> {
         self.carry(request).await
     }
 
     async fn unhold(&self, request: Request<v1::UnholdRequest>) -> Result<Response<v1::UnholdResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn send_dtmf(&self, request: Request<v1::SendDtmfRequest>) -> Result<Response<v1::SendDtmfResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn play_audio(
+        &self,
+        request: Request<v1::PlayAudioRequest>,
+    ) -> Result<Response<v1::PlayAudioResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn set_disposition(
+        &self,
+        request: Request<v1::SetDispositionRequest>,
+    ) -> Result<Response<v1::SetDispositionResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn recording_pause(
+        &self,
+        request: Request<v1::RecordingPauseRequest>,
+    ) -> Result<Response<v1::RecordingPauseResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn recording_resume(
+        &self,
+        request: Request<v1::RecordingResumeRequest>,
+    ) -> Result<Response<v1::RecordingResumeResponse>, Status> {
         self.carry(request).await
     }
 
@@ -129,13 +174,91 @@ impl AdmissionService for Api {
     ) -> Result<Response<v1::GetCallStateResponse>, Status> {
         self.carry(request).await
     }
+
+    async fn conference_start(
+        &self,
+        request: Request<v1::ConferenceStartRequest>,
+    ) -> Result<Response<v1::ConferenceStartResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn conference_add(
+        &self,
+        request: Request<v1::ConferenceAddRequest>,
+    ) -> Result<Response<v1::ConferenceAddResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn conference_remove(
+        &self,
+        request: Request<v1::ConferenceRemoveRequest>,
+    ) -> Result<Response<v1::ConferenceRemoveResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn conference_leave(
+        &self,
+        request: Request<v1::ConferenceLeaveRequest>,
+    ) -> Result<Response<v1::ConferenceLeaveResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn request_supervisor(
+        &self,
+        request: Request<v1::RequestSupervisorRequest>,
+    ) -> Result<Response<v1::RequestSupervisorResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn whisper(&self, request: Request<v1::WhisperRequest>) -> Result<Response<v1::WhisperResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn barge(&self, request: Request<v1::BargeRequest>) -> Result<Response<v1::BargeResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn monitor_start(
+        &self,
+        request: Request<v1::MonitorStartRequest>,
+    ) -> Result<Response<v1::MonitorStartResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn monitor_stop(
+        &self,
+        request: Request<v1::MonitorStopRequest>,
+    ) -> Result<Response<v1::MonitorStopResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn set_lead_field(
+        &self,
+        request: Request<v1::SetLeadFieldRequest>,
+    ) -> Result<Response<v1::SetLeadFieldResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn set_lead_status(
+        &self,
+        request: Request<v1::SetLeadStatusRequest>,
+    ) -> Result<Response<v1::SetLeadStatusResponse>, Status> {
+        self.carry(request).await
+    }
+
+    async fn schedule_callback(
+        &self,
+        request: Request<v1::ScheduleCallbackRequest>,
+    ) -> Result<Response<v1::ScheduleCallbackResponse>, Status> {
+        self.carry(request).await
+    }
 }
 
 impl Api {
     /// All verbs alike: read, carry out, answer.
     async fn carry<Q: VerbRequest, A: From<Executed>>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
         let Incoming { principal, deadline, message } = Incoming::of(request)?;
-        let mut instruction = read_verb(message)?;
+        let mut instruction = read_verb(message, self.calls.env.now())?;
         instruction.deadline = Some(deadline.answer_by());
         let executed = self.calls.execute(&principal, instruction).await?;
         Ok(Response::new(executed.into()))
@@ -149,11 +272,11 @@ fn read_subject(agent: Option<&str>) -> Answer<Option<VoiceAgentId>> {
     Ok(faults.into_result(Some(agent))?)
 }
 
-fn read_verb(wire: impl VerbRequest) -> Answer<Instruction> {
+fn read_verb(wire: impl VerbRequest, now: Timestamp) -> Answer<Instruction> {
     let mut faults = Violations::default();
     let call = read("call_id", wire.call_id(), &mut faults);
     let key = read_optional("idempotency_key", Some(wire.idempotency_key()), &mut faults);
-    let verb = wire.verb(&mut faults);
+    let verb = wire.verb(now, &mut faults);
     let instruction = call.zip(verb).map(|(call, verb)| Instruction { call, key, verb, deadline: None });
     Ok(faults.into_result(instruction)?)
 }

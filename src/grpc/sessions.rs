@@ -6,7 +6,7 @@ use super::{
     Api, Incoming,
     convert::{
         read,
-        session::{read_outcome, write, write_operation},
+        session::{read_outcome, write, write_operation, write_with_log},
     },
 };
 use crate::{
@@ -30,8 +30,8 @@ impl SessionService for Api {
             GetTarget::SessionId(id) => (Some(id), None),
             GetTarget::CallId(call) => (None, Some(call)),
         });
-        let session = self.calls.session(&principal, read_target(target)?).await?;
-        Ok(Response::new(write(&session)))
+        let (session, log) = self.calls.session_with_log(&principal, read_target(target)?).await?;
+        Ok(Response::new(write_with_log(&session, &log)))
     }
 
     async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::Session>, Status> {

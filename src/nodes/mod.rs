@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::domain::{
-    ids::{CallId, LeaseId, NodeId, TenantId},
+    ids::{CallId, LeaseId, NodeId, OperationId, TenantId},
     lease_token::LeaseClaim,
     node::{NodeAddress, NodeProfile, Postbox, ToNode, Unreachable},
     voice_agent::Subprotocol,
@@ -40,6 +40,17 @@ struct Entry {
     listed: Option<HashSet<CallId>>,
     /// Room that is kept for calls which may yet be denied a slot.
     reserved: usize,
+    /// Commands that this stream was given and has not answered.
+    commands: HashMap<OperationId, Unanswered>,
+}
+
+/// A command that a node has been given.
+#[derive(Debug)]
+struct Unanswered {
+    call: CallId,
+    fence: i64,
+    /// Whether the node lets the call go when it has carried the command out.
+    ends: bool,
 }
 
 /// Room on a node for a call that does not have its slot yet; given back when this is dropped.
@@ -101,7 +112,15 @@ impl NodeRegistry {
     ) -> (Connection, mpsc::Receiver<ToNode>) {
         let (mailbox, inbox) = mpsc::channel(MAILBOX);
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { stream, profile, mailbox, calls: HashMap::new(), listed: None, reserved: 0 };
+        let entry = Entry {
+            stream,
+            profile,
+            mailbox,
+            calls: HashMap::new(),
+            listed: None,
+            reserved: 0,
+            commands: HashMap::new(),
+        };
         self.nodes().insert(address.clone(), entry);
         (Connection { registry: self.clone(), address, stream }, inbox)
     }
@@ -192,6 +211,18 @@ impl NodeRegistry {
         self.nodes().len()
     }
 
+    /// The node has answered a command; answers whose call that was, or nothing if this stream was not given it. A call
+    /// that the node has let go with it is the node's no longer.
+    pub fn answered(&self, address: &NodeAddress, operation: OperationId, carried_out: bool) -> Option<CallId> {
+        let mut nodes = self.nodes();
+        let entry = nodes.get_mut(address)?;
+        let Unanswered { call, fence, ends } = entry.commands.remove(&operation)?;
+        if ends && carried_out && entry.calls.get(&call).is_some_and(|claim| claim.fence == fence) {
+            entry.calls.remove(&call);
+        }
+        Some(call)
+    }
+
     /// Tells every node, those with a full mailbox excepted.
     pub fn broadcast(&self, message: &ToNode) {
         for entry in self.nodes().values() {
@@ -202,9 +233,18 @@ impl NodeRegistry {
 
 impl Postbox for NodeRegistry {
     fn post(&self, to: &NodeAddress, message: ToNode) -> Result<(), Unreachable> {
-        let nodes = self.nodes();
-        let entry = nodes.get(to).ok_or(Unreachable)?;
-        entry.mailbox.try_send(message).map_err(|_| Unreachable)
+        let mut nodes = self.nodes();
+        let entry = nodes.get_mut(to).ok_or(Unreachable)?;
+        let command = match &message {
+            ToNode::Command(command) => {
+                let (call, ends) = (command.call.clone(), command.verb.ends().is_some());
+                Some((command.operation, Unanswered { call, fence: command.fence, ends }))
+            }
+            _ => None,
+        };
+        entry.mailbox.try_send(message).map_err(|_| Unreachable)?;
+        entry.commands.extend(command);
+        Ok(())
     }
 }
 

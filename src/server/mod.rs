@@ -40,7 +40,7 @@ use crate::{
     admission::{MemorySlotStore, RedisSlotStore, SlotStore},
     calls::{self, Calls},
     config::{Config, ListenSettings},
-    control::{MemoryBus, SqlOperationStore},
+    control::MemoryBus,
     db::Database,
     domain::{
         Env,
@@ -53,7 +53,7 @@ use crate::{
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
     redis::Redis,
-    sessions::Place,
+    sessions::{Place, SqlOperationStore},
     tenants::{
         Authenticator, MemoryRateLimiter, MeshIdentities, RateLimiter, RateLimits, RedisRateLimiter, TenantStore,
         TokenKey, TokenSigner,
@@ -268,6 +268,7 @@ fn assemble(
 ) -> anyhow::Result<(Api, Gate)> {
     let env = Env::system();
     let tokens = Arc::new(TokenSigner::new(key, env.clone()));
+    let rates = RateLimits::new(stores.rates.clone());
     let mesh = MeshIdentities::parse(&config.mesh).map_err(crate::domain::Error::from)?;
     let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), mesh, rooms.uses, env.clone());
     let calls = Calls::new(calls::Rooms {
@@ -276,9 +277,10 @@ fn assemble(
         slots: rooms.slots,
         sessions: rooms.journal.clone(),
         journal: rooms.journal,
-        operations: Arc::new(SqlOperationStore::new(stores.database.clone())),
+        operations: Arc::new(SqlOperationStore::new(stores.database.clone(), env.clone())),
         bus: Arc::new(MemoryBus::new(nodes.clone())),
         nodes: nodes.clone(),
+        rates: rates.clone(),
         tokens,
         leases: LeaseSigner::derived_from(&key.secret),
         settings: config.calls.clone(),
@@ -288,7 +290,7 @@ fn assemble(
     let dismissing = async move { of_calls.dismiss_without_agent(orphaned).await };
     tokio::spawn(closing.clone().run_until_cancelled_owned(dismissing));
     let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
-    Ok((api, Gate::new(authenticator, RateLimits::new(stores.rates.clone()), config.rpc.clone())))
+    Ok((api, Gate::new(authenticator, rates, config.rpc.clone())))
 }
 
 fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {

@@ -7,6 +7,7 @@
 //! it behind, in batches, into the [`History`]. It is itself a [`SessionStore`], whose readers see what was said before.
 
 mod journal;
+mod operations;
 mod sql;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -15,7 +16,8 @@ use async_trait::async_trait;
 
 pub use self::{
     journal::{Journal, JournalSettings, Place, Room},
-    sql::SqlSessionStore,
+    operations::{Begun, Carried, OperationStore, Settled, WrittenEvent},
+    sql::{SqlOperationStore, SqlSessionStore},
 };
 use crate::domain::{
     Result,

@@ -1,5 +1,7 @@
 //! Sessions in SQL.
 
+mod operation_row;
+mod operations;
 mod row;
 mod write;
 
@@ -14,6 +16,7 @@ use diesel::{
 };
 use diesel_async::RunQueryDsl as _;
 
+pub use self::operations::SqlOperationStore;
 use self::row::{ActiveRow, SessionRow, insert};
 use super::{ActiveCall, Entry, History, Opened, SessionStore, Written};
 use crate::{

@@ -196,7 +196,7 @@ mod tests {
         clock::{ManualClock, SystemEntropy},
         ids::{LeaseId, VoiceAgentId},
         lease::Direction,
-        session::{CallState, Routing, SessionStatus},
+        session::{CallState, Record, Routing, SessionStatus},
         voice_agent::{AudioFormat, Subprotocol, WsDisconnectAction},
     };
 
@@ -230,6 +230,7 @@ mod tests {
             },
             metadata: serde_json::Map::new(),
             state: CallState::default(),
+            record: Record::default(),
             status: SessionStatus::Active,
             outcome: None,
             started_at: env.now(),

@@ -27,7 +27,7 @@ impl Behavior {
         let language = draft.language.unwrap_or_else(|| LANGUAGE_DEFAULT.to_owned());
         let language = faults.take("language", parse_language(language));
         let purpose = faults.take("purpose", optional_prose(draft.purpose, PURPOSE_MAX_CHARS));
-        let voice = parse_voice(draft.voice, &mut faults);
+        let voice = Voice::parse(draft.voice, &mut faults);
         let tools = parse_tools(draft.tools, &mut schemas, &mut faults);
         let max_turns = faults.take("max_turns", ranged(draft.max_turns, 1, MAX_TURNS_MAX, MAX_TURNS_DEFAULT));
         let questions = parse_questions(draft.questions, &mut faults);
@@ -76,15 +76,17 @@ fn optional_name(text: Option<String>, max_chars: usize) -> Result<Option<String
     text.filter(|text| !text.is_empty()).map(|text| bounded_text(text, max_chars)).transpose()
 }
 
-#[expect(clippy::option_option, reason = "at fault, or a voice, or none")]
-fn parse_voice(draft: VoiceDraft, faults: &mut Violations) -> Option<Option<Voice>> {
-    if draft == VoiceDraft::default() {
-        return Some(None);
+impl Voice {
+    /// At fault, or a voice, or none where nothing is said.
+    pub fn parse(draft: VoiceDraft, faults: &mut Violations) -> Option<Option<Self>> {
+        if draft == VoiceDraft::default() {
+            return Some(None);
+        }
+        let voice_id = draft.voice_id.filter(|id| !id.is_empty()).ok_or_else(Fault::required);
+        let voice_id = faults.take("voice.voice_id", voice_id.and_then(|id| bounded_text(id, VOICE_ID_MAX_CHARS)));
+        let language_code = faults.take("voice.language_code", draft.language_code.map(parse_language).transpose());
+        Some(Some(Self { voice_id: voice_id?, language_code: language_code? }))
     }
-    let voice_id = draft.voice_id.filter(|id| !id.is_empty()).ok_or_else(Fault::required);
-    let voice_id = faults.take("voice.voice_id", voice_id.and_then(|id| bounded_text(id, VOICE_ID_MAX_CHARS)));
-    let language_code = faults.take("voice.language_code", draft.language_code.map(parse_language).transpose());
-    Some(Some(Voice { voice_id: voice_id?, language_code: language_code? }))
 }
 
 /// Notes a list that is too long; as much of it is looked at as may be there.

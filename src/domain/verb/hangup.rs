@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CallState, Executor, JsonObject, Outcome, Result, Rules, Session};
+use super::{Done, Effect, Executor, JsonObject, Outcome, Rules, Session};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hangup {
@@ -12,12 +12,9 @@ pub struct Hangup {
 impl Rules for Hangup {
     const EXECUTOR: Executor = Executor::Node;
 
-    fn prepare(self, _: &Session) -> Result<Self> {
-        Ok(self)
-    }
-
-    fn effect(&self, state: &mut CallState) {
-        *state = CallState { turn_count: state.turn_count, ..CallState::default() };
+    fn effect(&self, session: &mut Session, _: &Done) -> Effect {
+        session.state.over();
+        Effect::default()
     }
 
     fn ends(&self) -> Option<Outcome> {

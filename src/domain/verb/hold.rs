@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CallState, Executor, Result, Rules, Session};
-use crate::domain::Error;
+use super::{Done, Effect, Executor, Result, Rules, Scene, Session};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -13,14 +12,12 @@ pub struct Hold {
 impl Rules for Hold {
     const EXECUTOR: Executor = Executor::Node;
 
-    fn prepare(self, session: &Session) -> Result<Self> {
-        if session.state.held {
-            return Err(Error::InvalidCallState { call: session.call.clone(), state: "already_held" });
-        }
-        Ok(self)
+    fn prepare(self, scene: &Scene<'_>) -> Result<Self> {
+        if scene.session.state.held { Err(scene.invalid("already_held")) } else { Ok(self) }
     }
 
-    fn effect(&self, state: &mut CallState) {
-        state.held = true;
+    fn effect(&self, session: &mut Session, _: &Done) -> Effect {
+        session.state.held = true;
+        Effect::default()
     }
 }

@@ -4,43 +4,95 @@
 //! authorises, de-duplicates and carries it. To add one: the proto, a file here, a line in the registry below
 //! and a forward in `grpc`.
 
+mod barge;
+mod conference_add;
+mod conference_leave;
+mod conference_remove;
+mod conference_start;
 mod get_call_state;
 mod hangup;
 mod hold;
+mod log;
+mod monitor_start;
+mod monitor_stop;
+mod mute;
+mod play_audio;
+mod recording_pause;
+mod recording_resume;
+mod request_supervisor;
+mod result;
+mod scene;
+mod schedule_callback;
+mod send_dtmf;
+mod set_disposition;
+mod set_lead_field;
+mod set_lead_status;
+mod speech;
 mod transfer;
 mod unhold;
+mod unmute;
+mod whisper;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    barge::Barge,
+    conference_add::ConferenceAdd,
+    conference_leave::ConferenceLeave,
+    conference_remove::ConferenceRemove,
+    conference_start::ConferenceStart,
     get_call_state::GetCallState,
     hangup::Hangup,
     hold::Hold,
+    log::{LOG_MAX_BYTES, Log},
+    monitor_start::MonitorStart,
+    monitor_stop::MonitorStop,
+    mute::Mute,
+    play_audio::PlayAudio,
+    recording_pause::RecordingPause,
+    recording_resume::RecordingResume,
+    request_supervisor::{RequestSupervisor, Urgency},
+    result::{Done, Effect, NodeResult, VerbResult},
+    scene::Scene,
+    schedule_callback::ScheduleCallback,
+    send_dtmf::{Digits, SendDtmf},
+    set_disposition::SetDisposition,
+    set_lead_field::{LEAD_MAX_BYTES, SetLeadField},
+    set_lead_status::SetLeadStatus,
+    speech::{Source, Speech},
     transfer::{Destination, Transfer},
     unhold::Unhold,
+    unmute::Unmute,
+    whisper::Whisper,
 };
 use super::{
     error::Result,
-    lease::Usage,
-    session::{CallState, Outcome, Session},
+    ids::CallId,
+    session::{Outcome, Session},
 };
 
 /// A free-form JSON object, bounded where it is decoded.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 /// What each verb says of itself.
-pub trait Rules {
-    /// Whether the call's media node carries the verb out, or the control plane alone.
+pub trait Rules: Sized {
     const EXECUTOR: Executor;
+
+    /// The other call that the verb concerns and that must be looked at before it is judged.
+    fn target(&self) -> Option<&CallId> {
+        None
+    }
 
     /// Completes the request from the session (a default destination) and refuses it where the call's state
     /// does not allow it. Only asked of an active session.
-    fn prepare(self, session: &Session) -> Result<Self>
-    where
-        Self: Sized;
+    fn prepare(self, _: &Scene<'_>) -> Result<Self> {
+        Ok(self)
+    }
 
-    /// What is true of the call once the verb has happened.
-    fn effect(&self, state: &mut CallState);
+    /// Makes of the session what is true once the verb has happened.
+    fn effect(&self, _: &mut Session, _: &Done) -> Effect {
+        Effect::default()
+    }
 
     /// The outcome of the session when the verb ends it.
     fn ends(&self) -> Option<Outcome> {
@@ -48,10 +100,15 @@ pub trait Rules {
     }
 }
 
+/// Who carries a verb out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executor {
+    /// The call's media node, which acknowledges it.
     Node,
+    /// The control plane alone, in the transaction that records it.
     ControlPlane,
+    /// Nobody: it is a read, and leaves no record.
+    Read,
 }
 
 /// The registry: declares [`Verb`] and [`VerbName`], and sends each question to the verb's own file.
@@ -71,12 +128,16 @@ macro_rules! registry {
                 match self { $(Self::$name(_) => <$name as Rules>::EXECUTOR),+ }
             }
 
-            pub fn prepare(self, session: &Session) -> Result<Self> {
-                match self { $(Self::$name(verb) => verb.prepare(session).map(Self::$name)),+ }
+            pub fn target(&self) -> Option<&CallId> {
+                match self { $(Self::$name(verb) => verb.target()),+ }
             }
 
-            pub fn effect(&self, state: &mut CallState) {
-                match self { $(Self::$name(verb) => verb.effect(state)),+ }
+            pub fn prepare(self, scene: &Scene<'_>) -> Result<Self> {
+                match self { $(Self::$name(verb) => verb.prepare(scene).map(Self::$name)),+ }
+            }
+
+            pub fn effect(&self, session: &mut Session, done: &Done) -> Effect {
+                match self { $(Self::$name(verb) => verb.effect(session, done)),+ }
             }
 
             pub fn ends(&self) -> Option<Outcome> {
@@ -93,36 +154,29 @@ macro_rules! registry {
 }
 
 registry! {
+    Barge = "BARGE",
+    ConferenceAdd = "CONFERENCE_ADD",
+    ConferenceLeave = "CONFERENCE_LEAVE",
+    ConferenceRemove = "CONFERENCE_REMOVE",
+    ConferenceStart = "CONFERENCE_START",
     GetCallState = "GET_CALL_STATE",
     Hangup = "HANGUP",
     Hold = "HOLD",
+    Log = "LOG",
+    MonitorStart = "MONITOR_START",
+    MonitorStop = "MONITOR_STOP",
+    Mute = "MUTE",
+    PlayAudio = "PLAY_AUDIO",
+    RecordingPause = "RECORDING_PAUSE",
+    RecordingResume = "RECORDING_RESUME",
+    RequestSupervisor = "REQUEST_SUPERVISOR",
+    ScheduleCallback = "SCHEDULE_CALLBACK",
+    SendDtmf = "SEND_DTMF",
+    SetDisposition = "SET_DISPOSITION",
+    SetLeadField = "SET_LEAD_FIELD",
+    SetLeadStatus = "SET_LEAD_STATUS",
     Transfer = "TRANSFER",
     Unhold = "UNHOLD",
-}
-
-/// The result of a verb that happened: kept with its operation and answered again to a replay, as it was.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct VerbResult {
-    pub call_state: CallState,
-    pub answered: bool,
-    pub node: Option<String>,
-    pub agent: String,
-    /// Of the call's agent; absent when the slot store could not tell.
-    pub usage: Option<Usage>,
-    /// How the verb ended the session, if it did.
-    pub outcome: Option<Outcome>,
-}
-
-impl VerbResult {
-    pub fn of(session: &Session, usage: Option<Usage>) -> Self {
-        Self {
-            call_state: session.state,
-            answered: session.answered_at.is_some(),
-            node: session.node.as_ref().map(ToString::to_string),
-            agent: session.agent.to_string(),
-            usage,
-            outcome: None,
-        }
-    }
+    Unmute = "UNMUTE",
+    Whisper = "WHISPER",
 }

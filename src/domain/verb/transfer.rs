@@ -1,10 +1,12 @@
 //! Hands the caller to a queue, a number or a SIP address; the AI's leg drops and the session ends.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{CallState, Executor, JsonObject, Outcome, Result, Rules, Session};
+use super::{Done, Effect, Executor, JsonObject, Outcome, Result, Rules, Scene, Session};
 use crate::domain::{
     Error,
+    event::{Event, EventType},
     text::{bounded_text, check_e164, check_sip_uri},
     violations::Fault,
 };
@@ -32,6 +34,14 @@ impl Destination {
         check_sip_uri(&uri).map(|()| Self::SipUri(uri))
     }
 
+    fn described(&self) -> Value {
+        match self {
+            Self::AgentQueue(name) => json!({"agent_queue": name}),
+            Self::E164(number) => json!({"e164": number}),
+            Self::SipUri(uri) => json!({"sip_uri": uri}),
+        }
+    }
+
     /// Reads an agent's `transfer_destination`, which was checked when the agent was written.
     fn of_agent(text: &str) -> Self {
         if text.starts_with('+') { Self::E164(text.to_owned()) } else { Self::SipUri(text.to_owned()) }
@@ -48,8 +58,8 @@ pub struct Transfer {
 impl Rules for Transfer {
     const EXECUTOR: Executor = Executor::Node;
 
-    fn prepare(self, session: &Session) -> Result<Self> {
-        let of_agent = || session.routing.transfer_destination.as_deref().map(Destination::of_agent);
+    fn prepare(self, scene: &Scene<'_>) -> Result<Self> {
+        let of_agent = || scene.session.routing.transfer_destination.as_deref().map(Destination::of_agent);
         let destination = self
             .destination
             .or_else(of_agent)
@@ -57,8 +67,11 @@ impl Rules for Transfer {
         Ok(Self { destination: Some(destination), ..self })
     }
 
-    fn effect(&self, state: &mut CallState) {
-        *state = CallState { turn_count: state.turn_count, ..CallState::default() };
+    fn effect(&self, session: &mut Session, _: &Done) -> Effect {
+        session.state.over();
+        let to = self.destination.as_ref().map(Destination::described);
+        let data = json!({"destination": to, "metadata": self.metadata});
+        Effect { events: vec![Event::new(EventType::AiSessionTransferred, data)], ..Effect::default() }
     }
 
     fn ends(&self) -> Option<Outcome> {

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CallState, Executor, Result, Rules, Session};
-use crate::domain::Error;
+use super::{Done, Effect, Executor, Result, Rules, Scene, Session};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unhold;
@@ -11,14 +10,12 @@ pub struct Unhold;
 impl Rules for Unhold {
     const EXECUTOR: Executor = Executor::Node;
 
-    fn prepare(self, session: &Session) -> Result<Self> {
-        if !session.state.held {
-            return Err(Error::InvalidCallState { call: session.call.clone(), state: "not_held" });
-        }
-        Ok(self)
+    fn prepare(self, scene: &Scene<'_>) -> Result<Self> {
+        if scene.session.state.held { Ok(self) } else { Err(scene.invalid("not_held")) }
     }
 
-    fn effect(&self, state: &mut CallState) {
-        state.held = false;
+    fn effect(&self, session: &mut Session, _: &Done) -> Effect {
+        session.state.held = false;
+        Effect::default()
     }
 }

@@ -61,7 +61,7 @@ fn given(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn read_voice(wire: v1::Voice) -> VoiceDraft {
+pub(super) fn read_voice(wire: v1::Voice) -> VoiceDraft {
     // A voice in which nothing is said is one without its id, not none.
     let id = if wire.language_code.is_none() { Some(wire.voice_id) } else { given(wire.voice_id) };
     VoiceDraft { voice_id: id, language_code: wire.language_code }

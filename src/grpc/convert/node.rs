@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     calls::Welcome,
-    control::{Acknowledgement, Failure},
     domain::{
         Error, Result,
+        behavior::Voice,
+        conference::{ID_MAX_CHARS, MEMBERS_MAX},
         ids::{CallId, OperationId},
         node::{Assignment, CallEvent, Command, Hello, LiveCall, NodeProfile, ToNode},
-        verb::{Destination, Verb},
+        operation::{Acknowledgement, Failure},
+        text::bounded_text,
+        verb::{Destination, NodeResult, PlayAudio, Source, Speech, Verb, Whisper},
         violations::{Fault, Violations},
         voice_agent::Subprotocol,
     },
@@ -71,7 +74,11 @@ pub(crate) fn read_command_result(wire: v1::CommandResult) -> Result<(OperationI
     let operation = read("operation_id", &wire.operation_id, &mut faults);
     let answer = faults.take("result", wire.result.ok_or_else(Fault::required));
     let answer = answer.map(|answer| match answer {
-        Wire::Succeeded(_) => Ok(()),
+        Wire::Succeeded(succeeded) => Ok(NodeResult {
+            playback_id: named(succeeded.playback_id),
+            conference_id: named(succeeded.conference_id),
+            member_id: named(succeeded.member_id),
+        }),
         Wire::Failed(failed) => Err(Failure { reason: words(&failed.reason), message: words(&failed.message) }),
     });
     Ok(faults.into_result(operation.zip(answer))?)
@@ -94,6 +101,10 @@ pub(crate) fn read_call_event(wire: v1::CallEvent) -> Result<(CallId, Option<Cal
             agent_muted: state.agent_muted,
         }),
         Wire::TurnCount(count) => Some(CallEvent::TurnCount(u32::try_from(count.turns).unwrap_or(0))),
+        Wire::ConferenceState(state) => Some(CallEvent::Conference(named(Some(state.conference_id)).map(|id| {
+            let members = state.member_ids.into_iter().filter_map(|id| named(Some(id))).take(MEMBERS_MAX).collect();
+            (id, members)
+        }))),
         Wire::RecordingReady(_) => None,
         Wire::Error(error) => Some(CallEvent::Error { code: words(&error.code), message: words(&error.message) }),
     });
@@ -103,6 +114,11 @@ pub(crate) fn read_call_event(wire: v1::CallEvent) -> Result<(CallId, Option<Cal
 /// What a node says in its own words, shortened and without control characters.
 fn words(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(WORDS_MAX_CHARS).collect()
+}
+
+/// What a node names, if it can be named so.
+fn named(text: Option<String>) -> Option<String> {
+    text.and_then(|text| bounded_text(text, ID_MAX_CHARS).ok())
 }
 
 pub(crate) fn write_welcome(welcome: &Welcome) -> v1::ControlMessage {
@@ -177,15 +193,69 @@ fn write_command(command: Command) -> v1::Command {
 fn write_verb(verb: Verb) -> Option<v1::command::Verb> {
     use v1::command::Verb as Wire;
     Some(match verb {
-        Verb::GetCallState(_) => return None,
+        Verb::GetCallState(_)
+        | Verb::Log(_)
+        | Verb::RequestSupervisor(_)
+        | Verb::ScheduleCallback(_)
+        | Verb::SetDisposition(_)
+        | Verb::SetLeadField(_)
+        | Verb::SetLeadStatus(_) => return None,
+        Verb::Barge(barge) => Wire::Barge(v1::BargeCommand { target_call_id: barge.target.to_string() }),
+        Verb::ConferenceAdd(add) => Wire::ConferenceAdd(v1::ConferenceAddCommand {
+            conference_id: add.conference,
+            participant_type: v1::ParticipantType::from(add.invitee.kind).into(),
+            destination: add.invitee.destination,
+            metadata: Some(object(&add.metadata)),
+        }),
+        Verb::ConferenceLeave(leave) => {
+            Wire::ConferenceLeave(v1::ConferenceLeaveCommand { conference_id: leave.conference })
+        }
+        Verb::ConferenceRemove(remove) => Wire::ConferenceRemove(v1::ConferenceRemoveCommand {
+            conference_id: remove.conference,
+            member_id: remove.member,
+        }),
+        Verb::ConferenceStart(_) => Wire::ConferenceStart(v1::ConferenceStartCommand {}),
         Verb::Hangup(hangup) => Wire::Hangup(v1::HangupCommand { metadata: Some(object(&hangup.metadata)) }),
         Verb::Hold(hold) => Wire::Hold(v1::HoldCommand { moh_url: hold.moh_url }),
-        Verb::Unhold(_) => Wire::Unhold(v1::UnholdCommand {}),
+        Verb::MonitorStart(start) => Wire::MonitorStart(v1::MonitorStartCommand {
+            target_call_id: start.target.to_string(),
+            mode: v1::MonitorMode::from(start.mode).into(),
+        }),
+        Verb::MonitorStop(stop) => {
+            Wire::MonitorStop(v1::MonitorStopCommand { target_call_id: stop.target.to_string() })
+        }
+        Verb::Mute(mute) => Wire::Mute(v1::MuteCommand { target: v1::MuteTarget::from(mute.party).into() }),
+        Verb::PlayAudio(PlayAudio { speech: Speech { source, voice } }) => {
+            use v1::play_audio_command::Source as To;
+            let source = match source {
+                Source::AudioUrl(url) => To::AudioUrl(url),
+                Source::TtsText(text) => To::TtsText(text),
+            };
+            Wire::PlayAudio(v1::PlayAudioCommand { source: Some(source), voice: voice.map(write_voice) })
+        }
+        Verb::RecordingPause(pause) => Wire::RecordingPause(v1::RecordingPauseCommand { reason: pause.reason }),
+        Verb::RecordingResume(_) => Wire::RecordingResume(v1::RecordingResumeCommand {}),
+        Verb::SendDtmf(dtmf) => Wire::SendDtmf(v1::SendDtmfCommand { digits: dtmf.digits.as_str().to_owned() }),
         Verb::Transfer(transfer) => Wire::Transfer(v1::TransferCommand {
             destination: transfer.destination.map(write_destination),
             metadata: Some(object(&transfer.metadata)),
         }),
+        Verb::Unhold(_) => Wire::Unhold(v1::UnholdCommand {}),
+        Verb::Unmute(unmute) => Wire::Unmute(v1::UnmuteCommand { target: v1::MuteTarget::from(unmute.party).into() }),
+        Verb::Whisper(Whisper { target, speech: Speech { source, voice } }) => {
+            use v1::whisper_command::Source as To;
+            let source = match source {
+                Source::AudioUrl(url) => To::AudioUrl(url),
+                Source::TtsText(text) => To::TtsText(text),
+            };
+            let target_call_id = target.to_string();
+            Wire::Whisper(v1::WhisperCommand { target_call_id, source: Some(source), voice: voice.map(write_voice) })
+        }
     })
+}
+
+fn write_voice(voice: Voice) -> v1::Voice {
+    v1::Voice { voice_id: voice.voice_id, language_code: voice.language_code }
 }
 
 fn write_destination(destination: Destination) -> v1::transfer_command::Destination {

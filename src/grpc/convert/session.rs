@@ -3,13 +3,14 @@
 use super::{
     lease::write_usage,
     number, read_enum,
-    value::{object, timestamp},
+    value::{object, timestamp, value},
     wire_enum,
 };
 use crate::{
-    control::{Operation, OperationState},
     domain::{
-        session::{Outcome, Session, SessionStatus},
+        conference::{Conference, Member, Monitor},
+        operation::{Operation, OperationState},
+        session::{LogEntry, Outcome, Session, SessionStatus},
         verb::{VerbName, VerbResult},
         violations::{Fault, Violations},
     },
@@ -34,17 +35,9 @@ impl From<OperationState> for v1::OperationState {
     }
 }
 
-impl From<VerbName> for v1::Verb {
-    fn from(verb: VerbName) -> Self {
-        match verb {
-            VerbName::GetCallState => Self::GetCallState,
-            VerbName::Hangup => Self::Hangup,
-            VerbName::Hold => Self::Hold,
-            VerbName::Transfer => Self::Transfer,
-            VerbName::Unhold => Self::Unhold,
-        }
-    }
-}
+wire_enum!(VerbName, v1::Verb, {
+    Barge, ConferenceAdd, ConferenceLeave, ConferenceRemove, ConferenceStart, GetCallState, Hangup, Hold, Log, MonitorStart, MonitorStop, Mute, PlayAudio, RecordingPause, RecordingResume, RequestSupervisor, ScheduleCallback, SendDtmf, SetDisposition, SetLeadField, SetLeadStatus, Transfer, Unhold, Unmute, Whisper,
+});
 
 /// An outcome that a caller states.
 pub(crate) fn read_outcome(number: i32, faults: &mut Violations) -> Option<Outcome> {
@@ -78,14 +71,28 @@ pub(crate) fn write(session: &Session) -> v1::Session {
         metadata: Some(object(&session.metadata)),
         turn_count: number(session.state.turn_count),
         sandbox: session.sandbox,
+        disposition: session.record.disposition.clone(),
+        notes: session.record.notes.clone(),
+        lead_fields: session.record.lead_fields.iter().map(|(field, json)| (field.clone(), value(json))).collect(),
+        lead_status: session.record.lead_status.map_or(v1::LeadStatus::Unspecified, Into::into).into(),
         ..v1::Session::default()
     }
 }
 
+/// With what its log holds.
+pub(crate) fn write_with_log(session: &Session, log: &[LogEntry]) -> v1::Session {
+    let entry = |entry: &LogEntry| v1::SessionLogEntry {
+        logged_at: Some(timestamp(entry.at)),
+        metadata: Some(object(&entry.metadata)),
+    };
+    v1::Session { log: log.iter().map(entry).collect(), ..write(session) }
+}
+
 /// The call as a verb left it: its session was active then, whatever has become of it since.
 pub(crate) fn write_call_state(result: &VerbResult) -> v1::CallState {
-    let state = result.call_state;
+    let state = &result.call_state;
     let phase = if result.answered { v1::CallPhase::Active } else { v1::CallPhase::Pending };
+    let recording = if state.recording_paused { v1::RecordingState::Paused } else { v1::RecordingState::Active };
     let leg = |role: v1::LegRole, connected, muted, held| v1::Leg {
         role: role.into(),
         member_id: String::new(),
@@ -93,12 +100,22 @@ pub(crate) fn write_call_state(result: &VerbResult) -> v1::CallState {
         muted,
         held,
     };
+    let mut legs = vec![
+        leg(v1::LegRole::Caller, result.answered, state.caller_muted, state.held),
+        leg(v1::LegRole::Agent, state.ws_connected, state.agent_muted, false),
+    ];
+    let members = state.conference.iter().flat_map(|conference| &conference.members);
+    legs.extend(
+        members.map(|member| v1::Leg { member_id: member.id.clone(), ..leg(v1::LegRole::Member, true, false, false) }),
+    );
     v1::CallState {
         phase: phase.into(),
         held: state.held,
         caller_muted: state.caller_muted,
         agent_muted: state.agent_muted,
-        recording: v1::RecordingState::Active.into(),
+        recording: recording.into(),
+        conference: state.conference.as_ref().map(write_conference),
+        monitors: state.monitors.iter().map(write_monitor).collect(),
         agent_usage: result
             .usage
             .map(|usage| v1::Usage { voice_agent_id: result.agent.clone(), ..write_usage(usage, None) }),
@@ -107,11 +124,28 @@ pub(crate) fn write_call_state(result: &VerbResult) -> v1::CallState {
         ws_connected: state.ws_connected,
         turn_count: number(state.turn_count),
         node_id: result.node.clone().unwrap_or_default(),
-        legs: vec![
-            leg(v1::LegRole::Caller, result.answered, state.caller_muted, state.held),
-            leg(v1::LegRole::Agent, state.ws_connected, state.agent_muted, false),
-        ],
-        ..v1::CallState::default()
+        legs,
+    }
+}
+
+fn write_conference(conference: &Conference) -> v1::Conference {
+    let member = |member: &Member| v1::ConferenceMember {
+        member_id: member.id.clone(),
+        participant_type: member
+            .invitee
+            .as_ref()
+            .map_or(v1::ParticipantType::Unspecified, |invitee| invitee.kind.into())
+            .into(),
+        destination: member.invitee.as_ref().map(|invitee| invitee.destination.clone()).unwrap_or_default(),
+    };
+    v1::Conference { conference_id: conference.id.clone(), members: conference.members.iter().map(member).collect() }
+}
+
+fn write_monitor(monitor: &Monitor) -> v1::Monitor {
+    v1::Monitor {
+        target_call_id: monitor.target.to_string(),
+        mode: v1::MonitorMode::from(monitor.mode).into(),
+        barged: monitor.barged,
     }
 }
 

@@ -7,11 +7,12 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::domain::{
     clock::Timestamp,
+    text::json_bytes,
     violations::{Fault, Violations},
 };
 
 /// Bytes of a free-form object, as JSON.
-pub(crate) const OBJECT_MAX_BYTES: usize = 16 * 1024;
+pub(crate) const OBJECT_MAX_BYTES: u64 = 16 * 1024;
 /// Lists and objects inside each other: deep ones cost more than they say.
 const OBJECT_MAX_DEPTH: usize = 16;
 /// Whole numbers up to here are exact in the wire's only kind of number.
@@ -65,11 +66,19 @@ pub(crate) fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fau
         Some(wire) => read_object_within(wire, OBJECT_MAX_DEPTH)?,
         None => Map::new(),
     };
-    let bytes = serde_json::to_vec(&object).map_or(usize::MAX, |json| json.len());
-    if bytes > OBJECT_MAX_BYTES {
+    if json_bytes(&object) > OBJECT_MAX_BYTES {
         return Err(Fault::new(format!("must be at most {OBJECT_MAX_BYTES} bytes as JSON")));
     }
     Ok(object)
+}
+
+/// Any JSON value of at most `max_bytes`.
+pub(crate) fn read_value_within(wire: Value, max_bytes: u64) -> Result<Json, Fault> {
+    let value = read_value(wire, 0, OBJECT_MAX_DEPTH)?;
+    if json_bytes(&value) > max_bytes {
+        return Err(Fault::new(format!("must be at most {max_bytes} bytes as JSON")));
+    }
+    Ok(value)
 }
 
 /// As deep as `max_depth`; as long as its message may be, for the caller to bound.
@@ -122,7 +131,7 @@ pub(crate) fn object(json: &Map<String, Json>) -> Struct {
     Struct { fields: json.iter().map(|(key, json)| (key.clone(), value(json))).collect::<BTreeMap<_, _>>() }
 }
 
-fn value(json: &Json) -> Value {
+pub(crate) fn value(json: &Json) -> Value {
     let kind = match json {
         Json::Null => Kind::NullValue(0),
         Json::Bool(value) => Kind::BoolValue(*value),
@@ -152,7 +161,7 @@ mod tests {
             deep = serde_json::json!({ "a": deep });
         }
         let deep = deep.as_object().expect("an object").clone();
-        let large = serde_json::json!({"a": "x".repeat(OBJECT_MAX_BYTES)}).as_object().expect("an object").clone();
+        let large = serde_json::json!({"a": "x".repeat(16 * 1024)}).as_object().expect("an object").clone();
         let nul = serde_json::json!({"a": "\0"}).as_object().expect("an object").clone();
         let nul_key = serde_json::json!({"a": {"\0": 1}}).as_object().expect("an object").clone();
         for object_ in [deep, large, nul, nul_key] {

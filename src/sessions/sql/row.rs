@@ -48,6 +48,7 @@ pub(super) struct SessionRow {
     pub(super) lease_expires_at: At,
     pub(super) version: i64,
     pub(super) lease_ttl_ms: i64,
+    pub(super) record: Json,
 }
 
 impl SessionRow {
@@ -74,6 +75,7 @@ impl SessionRow {
             lease_expires_at: session.lease_expires_at.into(),
             version: session.version,
             lease_ttl_ms: i64::try_from(session.lease_ttl.as_millis()).unwrap_or(i64::MAX),
+            record: Json::of(&session.record)?,
         })
     }
 }
@@ -96,6 +98,7 @@ impl TryFrom<SessionRow> for Session {
             routing: row.routing.read("sessions.routing")?,
             metadata: row.metadata.read("sessions.metadata")?,
             state: row.state.read("sessions.state")?,
+            record: row.record.read("sessions.record")?,
             status: word(SessionStatus::from_word(&row.status), "sessions.status")?,
             outcome: row.outcome.map(|outcome| word(Outcome::from_word(&outcome), "sessions.outcome")).transpose()?,
             started_at: row.started_at.into(),
@@ -165,6 +168,7 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         row.lease_expires_at.into_sql::<Moment>(),
         row.version.into_sql::<BigInt>(),
         row.lease_ttl_ms.into_sql::<BigInt>(),
+        row.record.into_sql::<Document>(),
     ));
     let into = diesel::insert_into(sessions::table);
     let written = match conn {

@@ -25,18 +25,17 @@ use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 use voxgate::{
     agents::{SqlVoiceAgentStore, VoiceAgentStore},
-    control::{OperationStore, SqlOperationStore},
     db::{Database, PoolSettings},
     domain::{
         Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
         keyring::KeyRing,
         lease::Direction,
-        session::{CallState, Routing, Session, SessionStatus},
+        session::{CallState, Record, Routing, Session, SessionStatus},
         tenant::{Tenant, TenantDraft},
         voice_agent::{Draft, Spec, Status, VoiceAgent},
     },
-    sessions::{SessionStore, SqlSessionStore},
+    sessions::{OperationStore, SessionStore, SqlOperationStore, SqlSessionStore},
     tenants::{SqlTenantStore, TenantStore},
 };
 
@@ -92,7 +91,7 @@ impl Stores {
             tenants: Arc::new(SqlTenantStore::new(db.clone())),
             agents: Arc::new(SqlVoiceAgentStore::new(db.clone())),
             sessions: Arc::new(SqlSessionStore::new(db.clone())),
-            operations: Arc::new(SqlOperationStore::new(db.clone())),
+            operations: Arc::new(SqlOperationStore::new(db.clone(), Env::system())),
             db,
             _folder: folder,
         }
@@ -173,6 +172,7 @@ fn session(tenant: TenantId, agent: VoiceAgentId, on: &str) -> Session {
         routing: Routing::from(&Spec::parse(draft("Ada")).expect("a valid agent")),
         metadata: serde_json::Map::new(),
         state: CallState::default(),
+        record: Record::default(),
         status: SessionStatus::Active,
         outcome: None,
         started_at: at(0),

@@ -117,6 +117,9 @@ fn by_token(bearer: Bearer, row: &Row, target: Target, names: &Holdings) -> Verd
         (Bearer::Ended, Target::Own, _) if row.is_verb() => {
             Verdict::Refused(Code::FailedPrecondition, "AI_SESSION_TERMINATED", call)
         }
+        (Bearer::OwnCall, Target::Own, _) if row.of_token.is_some() => {
+            row.of_token.map_or(Verdict::Granted, |(code, reason)| refused(code, reason))
+        }
         (Bearer::OwnCall | Bearer::Ended, Target::Own, _) => Verdict::Granted,
         // Any other call, whether there is one or not.
         (_, _, Names::Call) => Verdict::Refused(Code::PermissionDenied, "CALL_NOT_BOUND_TO_TOKEN", call),
@@ -181,8 +184,18 @@ impl fmt::Debug for Seen {
 
 async fn asked(caller: &Caller, row: &Row, names: &Holdings) -> Answer {
     let (path, request) = (row.path(), row.request(names));
-    let answer = tokio::time::timeout(PATIENCE, caller.ask(&path, request)).await;
-    answer.unwrap_or_else(|_| panic!("{path}: no answer"))
+    let answer = async {
+        loop {
+            match caller.ask(&path, request.clone()).await {
+                // The rows ask one call for more verbs in a second than a call is given.
+                Err(status) if status.reason() == "RATE_LIMITED" && status.metadata_of_reason()["scope"] == "call" => {
+                    tokio::time::sleep(status.retry_delay().expect("a delay")).await;
+                }
+                answer => return answer,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("{path}: no answer"))
 }
 
 struct Matrix {

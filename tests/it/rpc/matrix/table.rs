@@ -82,6 +82,8 @@ pub(super) struct Row {
     pub(super) fence: Fence,
     /// What a credential that suffices is answered about its own, where that is not OK: what its call's state says.
     pub(super) own: Option<(Code, &'static str)>,
+    /// What the call's own callback token is answered, where a key that suffices is granted.
+    pub(super) of_token: Option<(Code, &'static str)>,
     request: Encoded,
 }
 
@@ -108,6 +110,10 @@ impl Row {
         Self { fence, ..self }
     }
 
+    fn answering_its_token(self, code: Code, reason: &'static str) -> Self {
+        Self { of_token: Some((code, reason)), ..self }
+    }
+
     fn answering(self, code: Code, reason: &'static str) -> Self {
         Self { own: Some((code, reason)), ..self }
     }
@@ -115,7 +121,7 @@ impl Row {
 
 fn row<M: Message>(rpc: &'static str, needs: Needs, names: Names, request: impl Fn(&Holdings) -> M + 'static) -> Row {
     let request = Box::new(move |names: &Holdings| request(names).encode_to_vec());
-    Row { rpc, needs, names, fence: Fence::Open, own: None, request }
+    Row { rpc, needs, names, fence: Fence::Open, own: None, of_token: None, request }
 }
 
 /// A verb on a call, whose session a sandbox key does not see if it is live.
@@ -267,7 +273,8 @@ fn verbs() -> Vec<Row> {
             ..Default::default()
         }),
         verb("AdmissionService/Mute", |call_id, _| wire::MuteRequest { call_id, ..Default::default() }),
-        verb("AdmissionService/Unmute", |call_id, _| wire::UnmuteRequest { call_id, ..Default::default() }),
+        verb("AdmissionService/Unmute", |call_id, _| wire::UnmuteRequest { call_id, ..Default::default() })
+            .answering(Code::FailedPrecondition, "INVALID_CALL_STATE"),
         // The call is on hold.
         verb("AdmissionService/Hold", |call_id, _| wire::HoldRequest { call_id, ..Default::default() })
             .answering(Code::FailedPrecondition, "INVALID_CALL_STATE"),
@@ -294,7 +301,8 @@ fn verbs() -> Vec<Row> {
         verb("AdmissionService/RecordingResume", |call_id, _| wire::RecordingResumeRequest {
             call_id,
             ..Default::default()
-        }),
+        })
+        .answering(Code::FailedPrecondition, "INVALID_CALL_STATE"),
         verb("AdmissionService/GetCallState", |call_id, _| wire::GetCallStateRequest { call_id, ..Default::default() }),
     ]
 }
@@ -310,16 +318,19 @@ fn more_verbs() -> Vec<Row> {
             participant_type: wire::ParticipantType::E164.into(),
             destination: "+15550100".into(),
             ..Default::default()
-        }),
+        })
+        .answering(Code::FailedPrecondition, "INVALID_CALL_STATE"),
         verb("AdmissionService/ConferenceRemove", |call_id, _| wire::ConferenceRemoveRequest {
             call_id,
             member_id: "m1".into(),
             ..Default::default()
-        }),
+        })
+        .answering(Code::FailedPrecondition, "INVALID_CALL_STATE"),
         verb("AdmissionService/ConferenceLeave", |call_id, _| wire::ConferenceLeaveRequest {
             call_id,
             ..Default::default()
-        }),
+        })
+        .answering(Code::FailedPrecondition, "INVALID_CALL_STATE"),
         verb("AdmissionService/RequestSupervisor", |call_id, _| wire::RequestSupervisorRequest {
             call_id,
             reason: "asked for".into(),
@@ -330,22 +341,26 @@ fn more_verbs() -> Vec<Row> {
             target_call_id: it.peer.clone(),
             tts_text: Some("Hello".into()),
             ..Default::default()
-        }),
+        })
+        .answering(Code::PermissionDenied, "CONFERENCE_MEMBERSHIP_REQUIRED"),
         verb("AdmissionService/Barge", |call_id, it| wire::BargeRequest {
             call_id,
             target_call_id: it.peer.clone(),
             ..Default::default()
-        }),
+        })
+        .answering(Code::PermissionDenied, "CONFERENCE_MEMBERSHIP_REQUIRED"),
         verb("AdmissionService/MonitorStart", |call_id, it| wire::MonitorStartRequest {
             call_id,
             target_call_id: it.peer.clone(),
             ..Default::default()
-        }),
+        })
+        .answering_its_token(Code::PermissionDenied, "CONFERENCE_MEMBERSHIP_REQUIRED"),
         verb("AdmissionService/MonitorStop", |call_id, it| wire::MonitorStopRequest {
             call_id,
             target_call_id: it.peer.clone(),
             ..Default::default()
-        }),
+        })
+        .answering(Code::PermissionDenied, "CONFERENCE_MEMBERSHIP_REQUIRED"),
         verb("AdmissionService/SetLeadField", |call_id, _| wire::SetLeadFieldRequest {
             call_id,
             field: "name".into(),

@@ -1,0 +1,3 @@
+DROP TABLE events;
+DROP TABLE session_log;
+ALTER TABLE sessions DROP COLUMN record;

@@ -1,0 +1,25 @@
+-- What verbs write down of a session. The default is what a release that does not know the column means.
+ALTER TABLE sessions ADD COLUMN record TEXT NOT NULL DEFAULT '{}';
+
+CREATE TABLE session_log (
+    tenant_id BLOB NOT NULL,
+    session_id BLOB NOT NULL,
+    entry INTEGER NOT NULL CHECK (entry > 0),
+    logged_at INTEGER NOT NULL,
+    metadata TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, session_id, entry)
+) STRICT;
+
+-- Written with the change that they tell of. Within a session 1, 2, 3 … without gaps.
+CREATE TABLE events (
+    tenant_id BLOB NOT NULL,
+    id BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    session_id BLOB NOT NULL,
+    call_id TEXT NOT NULL,
+    session_sequence INTEGER NOT NULL CHECK (session_sequence > 0),
+    data TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    UNIQUE (tenant_id, session_id, session_sequence)
+) STRICT;
