@@ -122,6 +122,7 @@ impl Maker {
             metadata: serde_json::Map::new(),
             state: CallState::default(),
             record: Record::default(),
+            ends_at: None,
             status: SessionStatus::Active,
             outcome: None,
             started_at: now,

@@ -1,14 +1,17 @@
 //! Brings about what a node has answered to a command, on whichever replica the answer arrives and however late.
 
 use super::{Calls, finish::Node};
-use crate::domain::{
-    Error, Result,
-    error::{Reason, Relation},
-    ids::{CallId, OperationId},
-    node::NodeAddress,
-    operation::{Acknowledgement, Failure, Operation},
-    session::Session,
-    verb::Verb,
+use crate::{
+    domain::{
+        Error, Result,
+        error::{Reason, Relation},
+        ids::{CallId, OperationId},
+        node::NodeAddress,
+        operation::{Acknowledgement, Failure, Operation},
+        session::Session,
+        verb::Verb,
+    },
+    nodes::Origin,
 };
 
 impl Calls {
@@ -19,17 +22,17 @@ impl Calls {
         from: &NodeAddress,
         id: OperationId,
         answer: Acknowledgement,
-        is_its_own: bool,
+        origin: Option<Origin>,
     ) -> Result<()> {
         let Some(operation) = self.operations.get(from.tenant, id).await? else { return Ok(()) };
         let session = self.sessions.get(from.tenant, operation.session).await?;
         // A node answers for its own calls only.
         let host = session.as_ref().and_then(Session::node_address);
-        if !is_its_own && host.as_ref() != Some(from) {
+        if origin.is_none() && host.as_ref() != Some(from) {
             return Ok(());
         }
         if operation.state.is_final() {
-            self.bus.finished(operation).await;
+            self.settle_letter(from, origin, operation).await;
             return Ok(());
         }
         let usage = match &session {
@@ -41,12 +44,18 @@ impl Calls {
         let settled = self.operations.settle(from.tenant, id, answer, usage, self.env.now()).await?;
         let Some(settled) = settled else { return Ok(()) };
         count(&settled.operation);
-        self.bus.finished(settled.operation).await;
+        self.settle_letter(from, origin, settled.operation).await;
         match settled.session {
             Some(ended) if settled.ended => self.let_go_of(&ended, Node::Knows).await,
             _ => {}
         }
         Ok(())
+    }
+
+    async fn settle_letter(&self, from: &NodeAddress, origin: Option<Origin>, operation: Operation) {
+        let number = origin.map(|origin| origin.number);
+        let answer = origin.map(|origin| (origin.reply_to, operation));
+        self.bus.settle(from, number, answer).await;
     }
 }
 

@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use secrecy::SecretString;
-
 use super::{Admission, Admit, Calls, admission::Held};
 use crate::{
     agents::Resolved,
@@ -18,7 +16,7 @@ use crate::{
         ids::{CallId, LeaseId, SessionId, TenantId},
         journal::{Draft, Opening},
         lease::{Acquire, Acquired, Lease, Limits, Usage},
-        node::{Assignment, NodeAddress, Postbox as _, ToNode},
+        node::NodeAddress,
         session::{Outcome, Routing, Session},
         tenant::Tenant,
         voice_agent::{Status, VoiceAgent},
@@ -66,7 +64,7 @@ impl Calls {
             return Ok(Admission::of(resolved, secret, usage));
         }
         let place = self.place_for(tenant, &request.call).await?;
-        let reserved = self.reserve(&agent, &request);
+        let reserved = self.reserve(&agent, &request).await;
         acquire.draft = place.is_some().then(|| draft(&self.env, &agent, &request, reserved.as_ref()));
         let acquired = match self.acquire(tenant, request.sandbox, &acquire).await {
             // Its hints lead elsewhere by now: the same call again is still answered its own lease.
@@ -84,8 +82,10 @@ impl Calls {
             let then = self.agents.at(tenant, agent.id, session.agent_revision).await?;
             secret = self.agents.reveal(&then)?;
         }
-        self.tell_node(&session, secret.as_ref(), &acquired.lease)?;
-        drop(reserved);
+        self.tell_node(&session, secret.as_ref(), &acquired.lease).await?;
+        if let Some(room) = reserved.filter(|room| acquired.fresh && session.node.as_ref() == Some(room.node())) {
+            room.used();
+        }
         let token = self.tokens.sign(&session)?;
         let Acquisition { lease, usage, granted, .. } = acquired;
         let mut admission = Admission::of(resolved, secret, usage);
@@ -193,11 +193,12 @@ impl Calls {
         if held.is_some() { Ok(None) } else { Err(full) }
     }
 
-    fn reserve(&self, agent: &VoiceAgent, request: &Admit) -> Option<Reservation> {
-        match request.node {
-            Some(_) => None,
-            None => self.nodes.reserve(agent.tenant, request.sandbox, agent.spec.subprotocol),
+    async fn reserve(&self, agent: &VoiceAgent, request: &Admit) -> Option<Reservation> {
+        if request.node.is_some() {
+            return None;
         }
+        self.know_nodes(agent.tenant).await;
+        self.nodes.reserve(agent.tenant, request.sandbox, agent.spec.subprotocol)
     }
 
     /// The session of a lease that has none yet.
@@ -230,34 +231,6 @@ impl Calls {
             self.give_back(tenant, acquired).await;
         }
         begun
-    }
-
-    /// Tells the call's node, if it is connected here and does not know the call: now, or again after a crash between
-    /// the session and this.
-    fn tell_node(&self, session: &Session, secret: Option<&SecretString>, lease: &Lease) -> Result<()> {
-        let Some(address) = session.node_address() else { return Ok(()) };
-        // Reserved is not told: only a node that has answered for the call surely knows it.
-        let known = session.state.ws_connected && self.nodes.hosts(&address, &session.call, lease.id);
-        if known || self.nodes.profile(&address).is_none() {
-            return Ok(());
-        }
-        let token = self.tokens.sign(session)?;
-        let assignment = Assignment {
-            session: session.clone(),
-            auth_token: secret.cloned(),
-            lease_expires_at: lease.expires_at,
-            lease: self.lease_token(session),
-            token: token.text,
-            token_expires_at: token.expires_at,
-        };
-        match self.nodes.post(&address, ToNode::CallAssigned(Box::new(assignment))) {
-            Ok(()) => self.nodes.assign(&address, &session.call, session.claim()),
-            Err(_) => {
-                tracing::warn!(node.id = %address.node, call.id = %session.call, "the call's node takes no message");
-                self.nodes.unassign(&address, &session.call, lease.id);
-            }
-        }
-        Ok(())
     }
 
     /// Gives back a lease that came to no session. One that was there before, or that a twin of this request has opened

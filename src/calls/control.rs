@@ -14,6 +14,7 @@ use super::{
     finish::Node,
 };
 use crate::{
+    control::{Letter, Unsent},
     domain::{
         Error, Result,
         error::Resource,
@@ -95,7 +96,13 @@ impl Calls {
             Principal::Call(bearer) if bearer.call != *call => {
                 return Err(Error::CallNotBoundToToken { call: call.clone() });
             }
-            Principal::Call(bearer) => self.sessions.get(bearer.tenant, bearer.session).await?,
+            Principal::Call(bearer) => {
+                let session = self.sessions.get(bearer.tenant, bearer.session).await?;
+                if session.as_ref().is_some_and(|session| session.is_active() && session.outlived(bearer.issued_at)) {
+                    return Err(Error::TokenRevoked { jti: bearer.jti });
+                }
+                session
+            }
             Principal::Key(_) | Principal::Mesh(_) => {
                 principal.require(Scope::AiSessionsControlAdmin)?;
                 let session = self.sessions.of_call(principal.tenant(), call).await?;
@@ -183,8 +190,7 @@ impl Calls {
 
     /// Records the operation, sends it to the call's node, and waits for what becomes of it.
     async fn dispatch(&self, session: &Session, operation: Operation) -> Result<Executed> {
-        let node = session.node_address().filter(|address| self.nodes.profile(address).is_some());
-        let node = node.ok_or_else(|| unreachable_node(session))?;
+        let node = session.node_address().ok_or_else(|| unreachable_node(session))?;
         if self.has_lost_its_slot(session).await? {
             return Err(Error::LeaseLost { call: session.call.clone() });
         }
@@ -202,9 +208,15 @@ impl Calls {
             verb: operation.verb,
         };
         let awaited = self.bus.expect(id);
-        if self.bus.send(&node, command).await.is_err() {
+        let refusal = match self.bus.send(&node, Letter::Command { command, reply_to: self.bus.replica() }).await {
+            // What may have been sent is waited for.
+            Ok(()) | Err(Unsent::Unknown(_)) => None,
+            Err(Unsent::Unreachable) => Some(unreachable_node(session)),
+            Err(Unsent::Unavailable(error)) => Some(error),
+        };
+        if let Some(refusal) = refusal {
             self.operations.withdraw(session.tenant, id).await?;
-            return Err(unreachable_node(session));
+            return Err(refusal);
         }
         match tokio::time::timeout(limit, awaited).await {
             Ok(Ok(operation)) => self.answer(operation, false),

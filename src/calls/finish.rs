@@ -10,7 +10,7 @@ use crate::domain::{
     journal::{Ending, Freed},
     lease::Released,
     lease_token::LeaseToken,
-    node::{NodeAddress, Postbox as _, ToNode},
+    node::NodeAddress,
     principal::Principal,
     session::{Outcome, Session},
 };
@@ -151,9 +151,7 @@ impl Calls {
     fn dismiss(&self, address: &NodeAddress, (call, lease): (&CallId, LeaseId), outcome: Outcome, node: Node) {
         self.nodes.unassign(address, call, lease);
         if node == Node::Tell {
-            let reason = format!("the session ended with {}", outcome.as_str());
-            // A node that is not connected here learns it when it presents the call again.
-            let _ = self.nodes.post(address, ToNode::EndCall { call: call.clone(), outcome, reason });
+            self.tell_of_end(address, (call, lease), outcome);
         }
     }
 

@@ -14,6 +14,7 @@ mod control;
 mod credential;
 mod delete_agent;
 mod finish;
+mod mail;
 mod node_events;
 mod node_stream;
 mod reconcile;
@@ -44,7 +45,7 @@ use self::{waiters::Waiters, watch_usage::Watches};
 use crate::{
     admission::SlotStore,
     agents::VoiceAgents,
-    control::CommandBus,
+    control::{BusTimes, CommandBus},
     domain::{
         Env,
         lease_token::{LeaseSigner, LeaseToken},
@@ -53,7 +54,7 @@ use crate::{
     },
     nodes::NodeRegistry,
     sessions::{Journal, OperationStore, SessionStore},
-    tenants::{Directory, RateLimits, TokenSigner},
+    tenants::{Directory, RateLimits, Revocations, TokenSigner},
 };
 
 /// Limits of calls.
@@ -107,6 +108,13 @@ impl CallSettings {
         Duration::from_millis(self.verb_timeout_ms)
     }
 
+    /// How long a node and its mail last on the way.
+    pub const fn bus_times(&self) -> BusTimes {
+        // Three heartbeats, of which two may be lost, and what one takes.
+        let alive = Duration::from_millis(3 * self.heartbeat_interval_ms + 1_000);
+        BusTimes { alive, grace: Duration::from_millis(self.heartbeat_lease_ms) }
+    }
+
     const fn idempotency_memory(&self) -> Duration {
         Duration::from_secs(self.idempotency_hours * 3_600)
     }
@@ -127,6 +135,7 @@ pub struct Rooms {
     /// Of verbs on one call.
     pub rates: RateLimits,
     pub tokens: Arc<TokenSigner>,
+    pub revocations: Arc<Revocations>,
     pub leases: LeaseSigner,
     pub settings: CallSettings,
     pub env: Env,

@@ -1,27 +1,35 @@
 //! What a node says of its calls, worked off to the end.
 //!
-//! Each stream has a worker of its own, in order, beside the stream: a slow database must not keep the node's heartbeats
-//! waiting, and what was said before the stream ended was said.
+//! Each stream has workers of its own beside it: a slow database must not keep the node's heartbeats waiting, and what was
+//! said before the stream ended was said. What is said of one call is worked off in order.
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use super::{Calls, finish::Node};
-use crate::domain::{
-    Error, Result,
-    error::Dependency,
-    ids::{CallId, LeaseId, OperationId},
-    node::{CallEvent, NodeAddress},
-    operation::Acknowledgement,
-    session::{Outcome, Session},
-    verb::{Destination, Transfer, Verb},
-    voice_agent::WsDisconnectAction,
+use crate::{
+    domain::{
+        Error, Result,
+        error::Dependency,
+        ids::{CallId, LeaseId, OperationId},
+        node::{CallEvent, NodeAddress},
+        operation::Acknowledgement,
+        session::{Outcome, Session},
+        verb::{Destination, Transfer, Verb},
+        voice_agent::WsDisconnectAction,
+    },
+    nodes::Origin,
 };
 
 /// Where a dropped WebSocket's caller goes under TRANSFER_TO_QUEUE, if the agent names no `transfer_destination`.
 const FALLBACK_QUEUE: &str = "default";
-/// Events that wait for the worker; a node that is further ahead waits with its stream.
-const QUEUE: usize = 4_096;
+/// Workers of one stream: as many as let a node's calls wait for the database side by side, and leave connections to
+/// other nodes.
+const WORKERS: usize = 8;
+/// Events that wait for one worker; a node that is further ahead waits with its stream.
+const QUEUE: usize = 1_024;
 
 /// One thing that a node said.
 #[derive(Debug, Clone)]
@@ -35,17 +43,37 @@ pub(super) enum Told {
         call: CallId,
         lease: LeaseId,
     },
-    /// What became of a command; of one that this stream was given, or of one before it.
+    /// What became of a command: of one that this stream was given, or, without an origin, of one before it.
     Answer {
         operation: OperationId,
         answer: Acknowledgement,
-        is_its_own: bool,
+        origin: Option<Origin>,
     },
 }
 
+/// The workers of one stream; they end when this is gone and all is done.
+#[derive(Debug)]
+pub(super) struct Workers(Vec<mpsc::Sender<Told>>);
+
+impl Workers {
+    /// Hands over what the node said of a call, behind what it said of that one before. Waits while the worker is far
+    /// behind.
+    pub(super) async fn told(&self, call: &str, told: Told) {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(call);
+        let lane = usize::try_from(hash % WORKERS as u64).unwrap_or(0);
+        if let Some(worker) = self.0.get(lane) {
+            // It ends only when the stream does.
+            let _ = worker.send(told).await;
+        }
+    }
+}
+
 impl Calls {
-    /// Starts the worker of a stream; it ends when the sender is gone and all is done.
-    pub(super) fn work_for(&self, address: NodeAddress) -> mpsc::Sender<Told> {
+    pub(super) fn work_for(&self, address: &NodeAddress) -> Workers {
+        Workers((0..WORKERS).map(|_| self.worker_for(address.clone())).collect())
+    }
+
+    fn worker_for(&self, address: NodeAddress) -> mpsc::Sender<Told> {
         let (sender, mut queue) = mpsc::channel::<Told>(QUEUE);
         let calls = self.clone();
         let work = async move {
@@ -76,9 +104,7 @@ impl Calls {
                 }
                 self.note_event(from, &call, CallEvent::CallerHangup).await
             }
-            Told::Answer { operation, answer, is_its_own } => {
-                self.acknowledge(from, operation, answer, is_its_own).await
-            }
+            Told::Answer { operation, answer, origin } => self.acknowledge(from, operation, answer, origin).await,
         }
     }
 
@@ -106,14 +132,21 @@ impl Calls {
             // Turns are only ever added; a smaller count is an older one.
             CallEvent::TurnCount(turns) => {
                 self.note_change(&session, |session| session.state.turn_count = session.state.turn_count.max(turns))
-                    .await
+                    .await?;
+                if session.max_turns().is_some_and(|most| turns >= most) {
+                    self.finish(&session, Outcome::MaxTurns, Node::Tell).await?;
+                }
+                Ok(())
             }
             CallEvent::Conference(now) => {
                 self.note_change(&session, |session| session.state.follow_conference(now.as_ref())).await
             }
             CallEvent::CallerHangup => self.finish(&session, Outcome::CallerHangup, Node::Knows).await.map(|_| ()),
             CallEvent::WsDisconnected => {
-                self.note_change(&session, |session| session.state.ws_connected = false).await?;
+                self.note_change(&session, |session| {
+                    (session.state.ws_connected, session.state.ws_closed_at) = (false, Some(now));
+                })
+                .await?;
                 self.ws_dropped(session).await
             }
             CallEvent::Error { code, message } => {

@@ -8,8 +8,14 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Calls, credential::Credential, finish::Node, node_events::Told};
+use super::{
+    Calls,
+    credential::Credential,
+    finish::Node,
+    node_events::{Told, Workers},
+};
 use crate::{
+    control::{Attachment, MAILBOX},
     domain::{
         Error, Result,
         clock::Timestamp,
@@ -25,6 +31,9 @@ use crate::{
     nodes::Connection,
 };
 
+/// When a token is tried to be replaced again, where that failed: well before it expires.
+const REFRESH_RETRY: Duration = Duration::from_secs(20);
+
 /// How long a call's session is waited for before its lease is renewed without: a Hello must not wait for it.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -33,8 +42,9 @@ const TAKE_UP_PATIENCE: Duration = Duration::from_secs(2);
 pub struct NodeStream {
     calls: Calls,
     connection: Connection,
+    attachment: Attachment,
     credential: Credential,
-    worker: mpsc::Sender<Told>,
+    workers: Workers,
 }
 
 /// The answer to a Hello.
@@ -60,10 +70,12 @@ impl Calls {
             return Err(Error::invalid("hello.sandbox", "must be true: the credential is a sandbox one"));
         }
         let address = NodeAddress { tenant: principal.tenant(), sandbox: hello.sandbox, node: hello.node };
-        let worker = self.work_for(address.clone());
-        let (connection, inbox) = self.nodes.connect(address, hello.profile);
-        let stream = NodeStream { calls: self.clone(), connection, credential, worker };
+        let workers = self.work_for(&address);
+        let (connection, inbox) = self.nodes.connect(address.clone(), hello.profile.clone());
+        let attachment = Attachment { node: address, stream: connection.stream, profile: hello.profile };
+        let stream = NodeStream { calls: self.clone(), connection, attachment, credential, workers };
         let fates = stream.adopt(hello.calls).await?;
+        stream.attach().await?;
         let welcome = Welcome {
             heartbeat_interval: Duration::from_millis(self.settings.heartbeat_interval_ms),
             reconnect_grace: Duration::from_millis(self.settings.heartbeat_lease_ms),
@@ -86,12 +98,55 @@ impl NodeStream {
         self.connection.is_current()
     }
 
+    /// Speaks for the node from now on, and brings it what it has not settled.
+    async fn attach(&self) -> Result<()> {
+        let (mailbox, mail) = mpsc::channel(MAILBOX);
+        self.calls.deliver(self.attachment.clone(), mail);
+        match self.calls.bus.attach(&self.attachment, mailbox).await {
+            // The first heartbeat tries again.
+            Err(error @ Error::Unavailable(..)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a node is not announced to other replicas");
+                Ok(())
+            }
+            attached => attached,
+        }
+    }
+
+    /// Says to the other replicas that the node is here, unless another stream has taken its place.
+    async fn keep(&self) -> Result<()> {
+        let load = self.calls.nodes.load(self.address());
+        if !self.calls.bus.keep(&self.attachment, load).await? {
+            self.calls.nodes.give_up(self.address(), self.attachment.stream);
+        }
+        Ok(())
+    }
+
     /// Renews the leases of `live`, or of every call that is the node's if there are none.
     pub async fn heartbeat(&self, live: Vec<LiveCall>) -> Result<()> {
-        if live.is_empty() {
-            self.renew(self.calls.nodes.calls(self.address())).await?;
-        } else {
-            self.adopt(live).await?;
+        let renewed = async {
+            if live.is_empty() {
+                self.renew(self.calls.nodes.calls(self.address())).await
+            } else {
+                self.adopt(live).await
+            }
+        };
+        let (kept, renewed, refreshed) = tokio::join!(self.keep(), renewed, self.refresh_tokens());
+        kept.and(renewed.map(|_| ())).and(refreshed)
+    }
+
+    /// Replaces the tokens that are old enough; the node passes the new ones on.
+    async fn refresh_tokens(&self) -> Result<()> {
+        let (calls, address, now) = (&self.calls, self.address(), self.calls.env.now());
+        for (call, claim) in calls.nodes.due_refreshes(address, now, now.plus(REFRESH_RETRY)) {
+            let Some(session) = calls.sessions.get(address.tenant, claim.session).await?.filter(Session::is_active)
+            else {
+                continue;
+            };
+            let token = calls.tokens.sign(&session)?;
+            let told = ToNode::TokenRefresh { call: call.clone(), token: token.text, expires_at: token.expires_at };
+            if calls.nodes.post(address, told).is_ok() && calls.nodes.hosts(address, &call, claim.lease) {
+                calls.nodes.assign(address, &call, claim, calls.tokens.refresh_at(&session, now));
+            }
         }
         Ok(())
     }
@@ -99,8 +154,15 @@ impl NodeStream {
     /// Takes note of what became of a command.
     pub async fn command_result(&self, operation: OperationId, answer: Acknowledgement) {
         // What the node has let go its heartbeats must not keep, whatever fails from here on.
-        let call = self.calls.nodes.answered(self.address(), operation, answer.is_ok());
-        self.told(Told::Answer { operation, answer, is_its_own: call.is_some() }).await;
+        match self.calls.nodes.answered(self.address(), operation, answer.is_ok()) {
+            Some((call, origin)) => {
+                self.workers.told(call.as_str(), Told::Answer { operation, answer, origin: Some(origin) }).await;
+            }
+            None => {
+                let late = Told::Answer { operation, answer, origin: None };
+                self.workers.told(&operation.to_string(), late).await;
+            }
+        }
     }
 
     /// Takes note of what happened to a call.
@@ -108,16 +170,11 @@ impl NodeStream {
         if event == CallEvent::CallerHangup {
             // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
             if let Some(claim) = self.calls.nodes.let_go(self.address(), &call) {
-                return self.told(Told::Hangup { call, lease: claim.lease }).await;
+                let lease = claim.lease;
+                return self.workers.told(call.clone().as_str(), Told::Hangup { call, lease }).await;
             }
         }
-        self.told(Told::Event { call, event }).await;
-    }
-
-    /// Hands what the node said to the worker that does it, in order. Waits while that one is far behind.
-    async fn told(&self, told: Told) {
-        // The worker ends only when this stream does.
-        let _ = self.worker.send(told).await;
+        self.workers.told(call.clone().as_str(), Told::Event { call, event }).await;
     }
 
     /// Waits until the stream's credential opens nothing any more, and answers why: what was revoked, has
@@ -172,7 +229,11 @@ impl NodeStream {
             }
         };
         match tokio::time::timeout(TAKE_UP_PATIENCE, hosted).await {
-            Ok(Ok(Some(_))) => self.calls.nodes.assign(address, call, claim),
+            Ok(Ok(Some(session))) => {
+                // What token the node has is not known; its first one is as old as the session.
+                let refresh_at = self.calls.tokens.refresh_at(&session, session.started_at);
+                self.calls.nodes.assign(address, call, claim, refresh_at);
+            }
             Ok(Ok(None)) => return Ok(false),
             Ok(Err(Error::Unavailable(..))) | Err(_) => {
                 tracing::warn!(call.id = %call, node.id = %address.node, "a call is renewed without its session");
@@ -240,6 +301,8 @@ impl NodeStream {
 
 impl Drop for NodeStream {
     fn drop(&mut self) {
+        let (calls, attachment) = (self.calls.clone(), self.attachment.clone());
+        self.calls.workers.spawn(async move { calls.bus.detach(&attachment).await });
         if self.connection.is_current() {
             tracing::info!(node.id = %self.connection.address.node, "media node disconnected");
         }

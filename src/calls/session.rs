@@ -1,12 +1,15 @@
 //! Reads and ends sessions at a caller's word.
 
 use super::{Calls, finish::Node};
-use crate::domain::{
-    Error, Result,
-    error::Resource,
-    ids::{CallId, SessionId},
-    principal::Principal,
-    session::{LogEntry, Outcome, Session},
+use crate::{
+    domain::{
+        Error, Result,
+        error::Resource,
+        ids::{CallId, SessionId},
+        principal::Principal,
+        session::{LogEntry, Outcome, Session},
+    },
+    tenants::{Revocation, Revoked},
 };
 
 /// A session, named by its own id or by its call's.
@@ -41,10 +44,13 @@ impl Calls {
             (Target::Session(id), _) => self.sessions.get(tenant, *id).await?,
         };
         let Some(session) = session else { return Err(target.unknown()) };
-        if let Principal::Call(bearer) = principal
-            && bearer.session != session.id
-        {
-            return Err(Error::CallNotBoundToToken { call: session.call });
+        if let Principal::Call(bearer) = principal {
+            if bearer.session != session.id {
+                return Err(Error::CallNotBoundToToken { call: session.call });
+            }
+            if session.is_active() && session.outlived(bearer.issued_at) {
+                return Err(Error::TokenRevoked { jti: bearer.jti });
+            }
         }
         Ok(self.with_expiry(session).await)
     }
@@ -70,6 +76,11 @@ impl Calls {
             Some(lease) if lease.id == session.lease => Session { lease_expires_at: lease.expires_at, ..session },
             _ => session,
         }
+    }
+
+    /// Revokes a callback token of the principal's tenant. The session goes on.
+    pub async fn revoke_token(&self, principal: &Principal, which: Revoked) -> Result<Revocation> {
+        self.revocations.revoke(principal, which, &self.tokens).await
     }
 
     /// Ends the session, its slot and its node's part; one that has ended is answered as it ended.

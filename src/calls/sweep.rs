@@ -38,6 +38,9 @@ impl Calls {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            if let Err(error) = self.end_what_is_over().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "sessions could not be ended in time");
+            }
             if let Err(error) = self.sweep().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the sweep could not finish");
             }
@@ -51,6 +54,19 @@ impl Calls {
                     ),
                 }
                 look_at = now.plus(LOOK_BACK_EVERY);
+            }
+        }
+    }
+
+    /// Ends the sessions that have lasted as long as they may.
+    async fn end_what_is_over(&self) -> Result<()> {
+        loop {
+            let over = self.sessions.over(self.env.now(), BATCH).await?;
+            for session in &over {
+                self.finish(session, Outcome::MaxDuration, Node::Tell).await?;
+            }
+            if over.len() < usize::from(BATCH) {
+                return Ok(());
             }
         }
     }

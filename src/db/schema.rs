@@ -133,6 +133,7 @@ table! {
         version -> BigInt,
         lease_ttl_ms -> BigInt,
         record -> Document,
+        ends_at -> Nullable<Moment>,
     }
 }
 
@@ -162,6 +163,19 @@ table! {
         entry -> BigInt,
         logged_at -> Moment,
         metadata -> Document,
+    }
+}
+
+table! {
+    use diesel::sql_types::Bool;
+    use crate::db::types::{Id, Moment};
+
+    revoked_tokens (tenant_id, jti) {
+        tenant_id -> Id,
+        jti -> Id,
+        sandbox -> Bool,
+        revoked_at -> Moment,
+        until -> Moment,
     }
 }
 
@@ -197,5 +211,6 @@ allow_tables_to_appear_in_same_query!(
     sessions,
     session_log,
     events,
+    revoked_tokens,
     operations,
 );

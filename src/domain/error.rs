@@ -27,6 +27,7 @@ words!(
         CredentialMissing = "CREDENTIAL_MISSING",
         CredentialInvalid = "CREDENTIAL_INVALID",
         CredentialExpired = "CREDENTIAL_EXPIRED",
+        TokenRevoked = "TOKEN_REVOKED",
         ScopeRequired = "SCOPE_REQUIRED",
         CallNotBoundToToken = "CALL_NOT_BOUND_TO_TOKEN",
         ConferenceMembershipRequired = "CONFERENCE_MEMBERSHIP_REQUIRED",
@@ -73,6 +74,8 @@ pub enum Error {
     PageTokenInvalid,
     #[error("{0}")]
     Unauthenticated(CredentialFault),
+    #[error("the callback token was revoked")]
+    TokenRevoked { jti: uuid::Uuid },
     #[error("the credential lacks the scope {}", .0.as_str())]
     ScopeRequired(Scope),
     #[error("the token is bound to another call")]
@@ -272,6 +275,7 @@ impl Error {
             Self::Unauthenticated(CredentialFault::Missing) => Reason::CredentialMissing,
             Self::Unauthenticated(CredentialFault::Invalid) => Reason::CredentialInvalid,
             Self::Unauthenticated(CredentialFault::Expired) => Reason::CredentialExpired,
+            Self::TokenRevoked { .. } => Reason::TokenRevoked,
             Self::ScopeRequired(_) => Reason::ScopeRequired,
             Self::CallNotBoundToToken { .. } => Reason::CallNotBoundToToken,
             Self::ConferenceMembershipRequired { .. } => Reason::ConferenceMembershipRequired,
@@ -310,6 +314,7 @@ impl Error {
     /// What the error is about, for machines: the metadata of its ErrorInfo, as `error_reason.proto` lists it.
     pub fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
+            Self::TokenRevoked { jti } => vec![("jti", jti.to_string())],
             Self::ScopeRequired(scope) => vec![("scope", scope.as_str().to_owned())],
             Self::CallNotBoundToToken { call } | Self::LeaseLost { call } => vec![("call_id", call.to_string())],
             Self::ConferenceMembershipRequired { call, target, required } => {

@@ -27,6 +27,8 @@ macro_rules! in_json_as_printed {
     };
 }
 
+pub(super) use in_json_as_printed;
+
 /// Declares an id that we mint: a UUID, shown behind `$prefix`.
 macro_rules! minted {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
@@ -216,6 +218,8 @@ impl FromStr for LeaseId {
         parse().ok_or_else(|| Fault::new("must be a lease id as AcquireSlot returned it"))
     }
 }
+
+in_json_as_printed!(LeaseId);
 
 #[cfg(test)]
 mod tests {

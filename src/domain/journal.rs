@@ -92,7 +92,9 @@ impl Opening {
     /// The session as it begins.
     pub fn into_session(self, tenant: TenantId, routing: Routing) -> Session {
         let Self { lease, direction, draft } = self;
+        let longest = routing.behavior.as_ref().and_then(|behavior| behavior.controls.max_duration());
         Session {
+            ends_at: longest.map(|longest| draft.started_at.plus(longest)),
             id: lease.session,
             tenant,
             call: lease.call,

@@ -1,6 +1,7 @@
 //! Media nodes: what they are and what they are told.
 
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
 use super::{
     clock::Timestamp,
@@ -21,7 +22,7 @@ pub struct NodeAddress {
 }
 
 /// What a node says of itself when it connects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeProfile {
     pub subprotocol: Subprotocol,
     /// Calls that it can host at once.
@@ -53,7 +54,7 @@ pub struct Assignment {
 }
 
 /// One operation as the node receives it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Command {
     pub operation: OperationId,
     pub call: CallId,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     clock::Timestamp,
     hash::Sha256,
@@ -28,7 +30,7 @@ impl OperationState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
     pub id: OperationId,
     pub tenant: TenantId,
@@ -61,7 +63,7 @@ impl Operation {
 }
 
 /// Why a node refused, in its words.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub reason: String,
     pub message: String,

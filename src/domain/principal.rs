@@ -52,7 +52,11 @@ pub struct CallPrincipal {
     pub call: CallId,
     pub session: SessionId,
     pub fence: i64,
-    pub jti: String,
+    /// The token's own id.
+    pub jti: Uuid,
+    pub issued_at: Timestamp,
+    /// Whether the call is one of a sandbox key.
+    pub sandbox: bool,
 }
 
 impl MeshPrincipal {
@@ -147,7 +151,15 @@ mod tests {
             not_after: env.now(),
         };
         let call = "call-1".parse().expect("a call id");
-        let call = CallPrincipal { tenant, call, session: SessionId::new(&env), fence: 1, jti: "j".into() };
+        let call = CallPrincipal {
+            tenant,
+            call,
+            session: SessionId::new(&env),
+            fence: 1,
+            jti: env.uuid(),
+            issued_at: env.now(),
+            sandbox: false,
+        };
         let all = [
             (Principal::Key(key), "key:vg_test_ab12", true),
             (Principal::Mesh(service), "mesh:spiffe://mesh/flow", true),

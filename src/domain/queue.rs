@@ -4,8 +4,9 @@ use std::{fmt, time::Duration};
 
 use super::{
     clock::{Env, Timestamp},
-    ids::{CallId, LeaseId, TenantId, VoiceAgentId},
+    ids::{CallId, LeaseId, TenantId, VoiceAgentId, in_json_as_printed},
     lease::{Acquire, Limits},
+    violations::Fault,
 };
 
 /// The highest precedence. One of it is worth a second of waiting.
@@ -34,6 +35,18 @@ impl fmt::Display for ReplicaId {
         write!(f, "{:016x}", u64::from_be_bytes(self.0))
     }
 }
+
+impl std::str::FromStr for ReplicaId {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let is_ours = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let id = u64::from_str_radix(text, 16).ok().filter(|_| is_ours);
+        id.map(|id| Self(id.to_be_bytes())).ok_or_else(|| Fault::new("must be 16 hexadecimal digits"))
+    }
+}
+
+in_json_as_printed!(ReplicaId);
 
 impl fmt::Debug for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

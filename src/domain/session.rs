@@ -143,6 +143,9 @@ pub struct CallState {
     pub caller_muted: bool,
     pub agent_muted: bool,
     pub turn_count: u32,
+    /// When the WebSocket was last closed: tokens of the lifetime WS_SESSION from before are void.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ws_closed_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub recording_paused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -285,6 +288,8 @@ pub struct Session {
     pub started_at: Timestamp,
     pub answered_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
+    /// When the session ends however well it goes.
+    pub ends_at: Option<Timestamp>,
     /// When the lease was to run out as last heard from the slot store; a hint of when to ask it again.
     pub lease_expires_at: Timestamp,
     /// The longest life that the lease was last known to be given at once: how long its holder may be silent.
@@ -309,6 +314,17 @@ impl Session {
             direction: self.direction,
             sandbox: self.sandbox,
         }
+    }
+
+    /// Whether the WebSocket for which a token of `issued_at` was good has been closed since.
+    pub fn outlived(&self, issued_at: Timestamp) -> bool {
+        let ends_with_ws = self.routing.token_lifetime == TokenLifetime::WsSession;
+        ends_with_ws && self.state.ws_closed_at.is_some_and(|closed_at| issued_at < closed_at)
+    }
+
+    /// Turns after which the session ends.
+    pub fn max_turns(&self) -> Option<u32> {
+        self.routing.behavior.as_ref().map(|behavior| behavior.max_turns)
     }
 
     pub const fn is_active(&self) -> bool {

@@ -7,6 +7,7 @@ use super::{
     convert::{
         read,
         session::{read_outcome, write, write_operation, write_with_log},
+        value::timestamp,
     },
 };
 use crate::{
@@ -18,8 +19,9 @@ use crate::{
     },
     proto::v1::{
         self, end_session_request::Target as EndTarget, get_session_request::Target as GetTarget,
-        session_service_server::SessionService,
+        revoke_token_request::Target as RevokeTarget, session_service_server::SessionService,
     },
+    tenants::{Revocation, Revoked},
 };
 
 #[async_trait]
@@ -47,6 +49,17 @@ impl SessionService for Api {
         Ok(Response::new(write(&session)))
     }
 
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let which = read_revoked(message.target)?;
+        let Revocation { jti, until, .. } = self.calls.revoke_token(&principal, which).await?;
+        let revoked_until = Some(timestamp(until));
+        Ok(Response::new(v1::RevokeTokenResponse { jti: jti.to_string(), revoked_until }))
+    }
+
     async fn get_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
@@ -58,6 +71,19 @@ impl SessionService for Api {
         let operation = self.calls.operation(&principal, id).await?;
         Ok(Response::new(write_operation(&operation)))
     }
+}
+
+fn read_revoked(target: Option<RevokeTarget>) -> Answer<Revoked> {
+    let mut faults = Violations::default();
+    let revoked = match target {
+        Some(RevokeTarget::Token(token)) => Some(Revoked::Token(token)),
+        Some(RevokeTarget::Jti(jti)) => {
+            let parsed = jti.parse().map_err(|_| Fault::new("must be the jti of a callback token, a UUID"));
+            faults.take("jti", parsed).map(Revoked::Jti)
+        }
+        None => faults.take("target", Err(Fault::new("token or jti is required"))),
+    };
+    Ok(faults.into_result(revoked)?)
 }
 
 /// A session, named by one of its two ids.

@@ -32,7 +32,8 @@ const MESSAGE_MAX_BYTES: usize = 1_024;
 const fn code(error: &Error) -> Code {
     match error {
         Error::Invalid(_) | Error::PageTokenInvalid => Code::InvalidArgument,
-        Error::Unauthenticated(CredentialFault::Missing | CredentialFault::Invalid | CredentialFault::Expired) => {
+        Error::TokenRevoked { .. }
+        | Error::Unauthenticated(CredentialFault::Missing | CredentialFault::Invalid | CredentialFault::Expired) => {
             Code::Unauthenticated
         }
         Error::ScopeRequired(_) | Error::CallNotBoundToToken { .. } | Error::ConferenceMembershipRequired { .. } => {

@@ -1,23 +1,29 @@
-//! The media nodes that are connected to this replica: who they are, what they carry, how to reach them.
+//! The media nodes that are connected to this replica: who they are, what they carry, how to reach them. Of those that
+//! are connected to others it is known as much as choosing one for a call takes.
 //!
 //! A [`Connection`] is one stream of one node. A node that connects again takes its name over: messages go to the
 //! newer stream, and the end of the older one changes nothing. Which calls are live is not decided here; `load` is a
 //! count for choosing a node, made of what was assigned and what the node reported.
 
+mod elsewhere;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
+use self::elsewhere::{Elsewhere, Share};
 use crate::domain::{
+    clock::Timestamp,
     ids::{CallId, LeaseId, NodeId, OperationId, TenantId},
     lease_token::LeaseClaim,
-    node::{NodeAddress, NodeProfile, Postbox, ToNode, Unreachable},
+    node::{Command, NodeAddress, NodeProfile, Postbox, ToNode, Unreachable},
+    queue::ReplicaId,
     voice_agent::Subprotocol,
 };
 
@@ -27,6 +33,7 @@ const MAILBOX: usize = 1_024;
 #[derive(Debug, Default)]
 pub struct NodeRegistry {
     nodes: Mutex<HashMap<NodeAddress, Entry>>,
+    elsewhere: Mutex<Elsewhere>,
     streams: AtomicU64,
 }
 
@@ -35,13 +42,21 @@ struct Entry {
     stream: u64,
     profile: NodeProfile,
     mailbox: mpsc::Sender<ToNode>,
-    calls: HashMap<CallId, LeaseClaim>,
+    calls: HashMap<CallId, Hosted>,
     /// The calls that the node has named since somebody last took the list.
     listed: Option<HashSet<CallId>>,
     /// Room that is kept for calls which may yet be denied a slot.
     reserved: usize,
     /// Commands that this stream was given and has not answered.
     commands: HashMap<OperationId, Unanswered>,
+}
+
+/// A call that is counted as the node's.
+#[derive(Debug, Clone, Copy)]
+struct Hosted {
+    claim: LeaseClaim,
+    /// When the call's token is replaced; never, where it lives as long as the WebSocket.
+    refresh_at: Option<Timestamp>,
 }
 
 /// A command that a node has been given.
@@ -51,6 +66,14 @@ struct Unanswered {
     fence: i64,
     /// Whether the node lets the call go when it has carried the command out.
     ends: bool,
+    origin: Origin,
+}
+
+/// Where a command came from: its place in the node's mail, and who sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    pub number: u64,
+    pub reply_to: ReplicaId,
 }
 
 /// Room on a node for a call that does not have its slot yet; given back when this is dropped.
@@ -58,12 +81,14 @@ struct Unanswered {
 pub struct Reservation {
     registry: Arc<NodeRegistry>,
     address: NodeAddress,
-    stream: u64,
+    /// None: the node is connected to another replica.
+    stream: Option<u64>,
+    is_used: bool,
 }
 
 impl Entry {
     fn has(&self, call: &CallId, lease: LeaseId) -> bool {
-        self.calls.get(call).is_some_and(|claim| claim.lease == lease)
+        self.calls.get(call).is_some_and(|hosted| hosted.claim.lease == lease)
     }
 
     fn load(&self) -> usize {
@@ -73,18 +98,33 @@ impl Entry {
     fn has_room(&self) -> bool {
         self.load() < self.profile.capacity as usize
     }
+
+    fn share(&self) -> Share {
+        Share { load: self.load(), capacity: self.profile.capacity }
+    }
 }
 
 impl Reservation {
     pub const fn node(&self) -> &NodeId {
         &self.address.node
     }
+
+    /// The call has its slot: elsewhere it counts from now on, and here once it is assigned.
+    pub fn used(mut self) {
+        self.is_used = true;
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        let Some(stream) = self.stream else {
+            if !self.is_used {
+                self.registry.elsewhere().give_back(&self.address);
+            }
+            return;
+        };
         if let Some(entry) = self.registry.nodes().get_mut(&self.address)
-            && entry.stream == self.stream
+            && entry.stream == stream
         {
             entry.reserved -= 1;
         }
@@ -96,11 +136,15 @@ impl Drop for Reservation {
 pub struct Connection {
     registry: Arc<NodeRegistry>,
     pub address: NodeAddress,
-    stream: u64,
+    pub stream: u64,
 }
 
 impl NodeRegistry {
-    fn nodes(&self) -> std::sync::MutexGuard<'_, HashMap<NodeAddress, Entry>> {
+    fn elsewhere(&self) -> MutexGuard<'_, Elsewhere> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeAddress, Entry>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,21 +170,44 @@ impl NodeRegistry {
     }
 
     /// Keeps room on the least loaded connected node that fits and has some, in one step: of many calls at once each
-    /// finds the room that the others have left.
+    /// finds the room that the others have left. One that is connected here comes before an equal one elsewhere.
     pub fn reserve(self: &Arc<Self>, tenant: TenantId, sandbox: bool, subprotocol: Subprotocol) -> Option<Reservation> {
+        let wanted = |address: &NodeAddress| address.tenant == tenant && address.sandbox == sandbox;
         let mut nodes = self.nodes();
-        let (address, entry) = nodes
+        let here = nodes
             .iter_mut()
-            .filter(|(address, _)| address.tenant == tenant && address.sandbox == sandbox)
+            .filter(|(address, _)| wanted(address))
             .filter(|(_, entry)| entry.profile.subprotocol == subprotocol && entry.has_room())
-            // By share of capacity in use, compared without dividing; by name among equals, so that the choice is stable.
-            .min_by(|(a, x), (b, y)| {
-                let left = x.load() as u64 * u64::from(y.profile.capacity);
-                let right = y.load() as u64 * u64::from(x.profile.capacity);
-                left.cmp(&right).then_with(|| a.node.cmp(&b.node))
-            })?;
+            .min_by(|(a, x), (b, y)| x.share().cmp(&y.share()).then_with(|| a.node.cmp(&b.node)));
+        let mut elsewhere = self.elsewhere();
+        let share = here.as_ref().map(|(_, entry)| entry.share());
+        if let Some(address) = elsewhere.take_room(tenant, sandbox, subprotocol, share) {
+            return Some(Reservation { registry: self.clone(), address, stream: None, is_used: false });
+        }
+        let (address, entry) = here?;
         entry.reserved += 1;
-        Some(Reservation { registry: self.clone(), address: address.clone(), stream: entry.stream })
+        let stream = Some(entry.stream);
+        Some(Reservation { registry: self.clone(), address: address.clone(), stream, is_used: false })
+    }
+
+    /// Whether it is known which nodes of the tenant are connected to other replicas. Asking keeps it known.
+    pub fn knows_elsewhere(&self, tenant: TenantId, now: Instant) -> bool {
+        self.elsewhere().is_known(tenant, now)
+    }
+
+    /// What is connected to other replicas.
+    pub fn learn(&self, tenant: TenantId, connected: Vec<(NodeAddress, NodeProfile, usize)>, now: Instant) {
+        self.elsewhere().learn(tenant, connected, now);
+    }
+
+    /// A node of the tenant has come or gone somewhere; of anybody's, where nobody knows whose.
+    pub fn forget_elsewhere(&self, tenant: Option<TenantId>) {
+        self.elsewhere().forget(tenant);
+    }
+
+    /// The tenants whose nodes elsewhere should be looked at again, because somebody has asked for them lately.
+    pub fn watched_elsewhere(&self, now: Instant) -> Vec<TenantId> {
+        self.elsewhere().watched(now)
     }
 
     /// The node here that the call is counted as, under that lease.
@@ -160,11 +227,23 @@ impl NodeRegistry {
         self.nodes().get(address).map(|entry| entry.profile.clone())
     }
 
-    /// Counts the call as the node's: its heartbeats renew the lease from now on.
-    pub fn assign(&self, address: &NodeAddress, call: &CallId, lease: LeaseClaim) {
+    /// Counts the call as the node's: its heartbeats renew the lease from now on, and its token is replaced when it is time.
+    pub fn assign(&self, address: &NodeAddress, call: &CallId, claim: LeaseClaim, refresh_at: Option<Timestamp>) {
         if let Some(entry) = self.nodes().get_mut(address) {
-            entry.calls.insert(call.clone(), lease);
+            entry.calls.insert(call.clone(), Hosted { claim, refresh_at });
         }
+    }
+
+    /// The node's calls whose tokens are to be replaced by `now`; each is told again at `next`.
+    pub fn due_refreshes(&self, address: &NodeAddress, now: Timestamp, next: Timestamp) -> Vec<(CallId, LeaseClaim)> {
+        let mut nodes = self.nodes();
+        let calls = nodes.get_mut(address).map(|entry| entry.calls.iter_mut());
+        let due = calls.into_iter().flatten().filter(|(_, hosted)| hosted.refresh_at.is_some_and(|at| at <= now));
+        due.map(|(call, hosted)| {
+            hosted.refresh_at = Some(next);
+            (call.clone(), hosted.claim)
+        })
+        .collect()
     }
 
     /// The call is the node's no longer under that lease. Under a newer one, admitted afresh meanwhile, it stays.
@@ -178,13 +257,13 @@ impl NodeRegistry {
 
     /// The node itself has let the call go; answers under which lease it was the node's.
     pub fn let_go(&self, address: &NodeAddress, call: &CallId) -> Option<LeaseClaim> {
-        self.nodes().get_mut(address)?.calls.remove(call)
+        self.nodes().get_mut(address)?.calls.remove(call).map(|hosted| hosted.claim)
     }
 
     pub fn calls(&self, address: &NodeAddress) -> Vec<(CallId, LeaseClaim)> {
         let nodes = self.nodes();
         let calls = nodes.get(address).map(|entry| entry.calls.iter());
-        calls.into_iter().flatten().map(|(call, lease)| (call.clone(), *lease)).collect()
+        calls.into_iter().flatten().map(|(call, hosted)| (call.clone(), hosted.claim)).collect()
     }
 
     /// The nodes that are connected here.
@@ -211,16 +290,45 @@ impl NodeRegistry {
         self.nodes().len()
     }
 
-    /// The node has answered a command; answers whose call that was, or nothing if this stream was not given it. A call
-    /// that the node has let go with it is the node's no longer.
-    pub fn answered(&self, address: &NodeAddress, operation: OperationId, carried_out: bool) -> Option<CallId> {
+    /// Gives a connected node a command.
+    pub fn command(&self, address: &NodeAddress, command: Command, origin: Origin) -> Result<(), Unreachable> {
+        let (operation, call, fence) = (command.operation, command.call.clone(), command.fence);
+        let ends = command.verb.ends().is_some();
+        let mut nodes = self.nodes();
+        let entry = nodes.get_mut(address).ok_or(Unreachable)?;
+        entry.mailbox.try_send(ToNode::Command(command)).map_err(|_| Unreachable)?;
+        entry.commands.insert(operation, Unanswered { call, fence, ends, origin });
+        Ok(())
+    }
+
+    /// The node has answered a command; answers whose it was and where that came from, or nothing if this stream was not
+    /// given it. A call that the node has let go with it is the node's no longer.
+    pub fn answered(
+        &self,
+        address: &NodeAddress,
+        operation: OperationId,
+        carried_out: bool,
+    ) -> Option<(CallId, Origin)> {
         let mut nodes = self.nodes();
         let entry = nodes.get_mut(address)?;
-        let Unanswered { call, fence, ends } = entry.commands.remove(&operation)?;
-        if ends && carried_out && entry.calls.get(&call).is_some_and(|claim| claim.fence == fence) {
+        let Unanswered { call, fence, ends, origin } = entry.commands.remove(&operation)?;
+        if ends && carried_out && entry.calls.get(&call).is_some_and(|hosted| hosted.claim.fence == fence) {
             entry.calls.remove(&call);
         }
-        Some(call)
+        Some((call, origin))
+    }
+
+    /// Another stream, on another replica, speaks for the node: this one falls silent.
+    pub fn give_up(&self, address: &NodeAddress, stream: u64) {
+        let mut nodes = self.nodes();
+        if nodes.get(address).is_some_and(|entry| entry.stream == stream) {
+            nodes.remove(address);
+        }
+    }
+
+    /// Calls that the node carries, and that it may be about to.
+    pub fn load(&self, address: &NodeAddress) -> usize {
+        self.nodes().get(address).map_or(0, Entry::load)
     }
 
     /// Tells every node, those with a full mailbox excepted.
@@ -233,18 +341,9 @@ impl NodeRegistry {
 
 impl Postbox for NodeRegistry {
     fn post(&self, to: &NodeAddress, message: ToNode) -> Result<(), Unreachable> {
-        let mut nodes = self.nodes();
-        let entry = nodes.get_mut(to).ok_or(Unreachable)?;
-        let command = match &message {
-            ToNode::Command(command) => {
-                let (call, ends) = (command.call.clone(), command.verb.ends().is_some());
-                Some((command.operation, Unanswered { call, fence: command.fence, ends }))
-            }
-            _ => None,
-        };
-        entry.mailbox.try_send(message).map_err(|_| Unreachable)?;
-        entry.commands.extend(command);
-        Ok(())
+        let nodes = self.nodes();
+        let entry = nodes.get(to).ok_or(Unreachable)?;
+        entry.mailbox.try_send(message).map_err(|_| Unreachable)
     }
 }
 
@@ -257,10 +356,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut nodes = self.registry.nodes();
-        if nodes.get(&self.address).is_some_and(|entry| entry.stream == self.stream) {
-            nodes.remove(&self.address);
-        }
+        self.registry.give_up(&self.address, self.stream);
     }
 }
 
@@ -268,7 +364,7 @@ impl Drop for Connection {
 mod tests {
     use super::*;
     use crate::domain::{
-        Env, Timestamp,
+        Env,
         ids::{SessionId, VoiceAgentId},
         lease::Direction,
     };
@@ -299,7 +395,7 @@ mod tests {
         let (_large, _l) = registry.connect(address(tenant, "large"), profile(10));
         let (_other, _o) = registry.connect(address(TenantId::new(&env), "other"), profile(99));
         let lease = claim(&env);
-        registry.assign(&address(tenant, "large"), &"a".parse().expect("a call id"), lease);
+        registry.assign(&address(tenant, "large"), &"a".parse().expect("a call id"), lease, None);
         let reserve = |sandbox| registry.reserve(tenant, sandbox, Subprotocol::AudioDrachtioOrg);
         let node = |room: &Option<Reservation>| room.as_ref().map(|room| room.node().to_string());
         assert_eq!(node(&reserve(true)), None, "no sandbox node is connected");
@@ -317,7 +413,7 @@ mod tests {
         let (_connection, _inbox) = registry.connect(here.clone(), profile(1));
         let call = "a".parse().expect("a call id");
         let (held, former) = (claim(&env), claim(&env));
-        registry.assign(&here, &call, held);
+        registry.assign(&here, &call, held, None);
         assert_eq!(registry.host_of(here.tenant, &call, held.lease), Some(here.clone()));
         assert_eq!(registry.host_of(here.tenant, &call, former.lease), None);
         assert_eq!(registry.host_of(TenantId::new(&env), &call, held.lease), None);
@@ -330,8 +426,8 @@ mod tests {
         let (_connection, _inbox) = registry.connect(here.clone(), profile(1));
         let (former, fresh) = (claim(&env), claim(&env));
         let call = "a".parse().expect("a call id");
-        registry.assign(&here, &call, former);
-        registry.assign(&here, &call, fresh);
+        registry.assign(&here, &call, former, None);
+        registry.assign(&here, &call, fresh, None);
         registry.unassign(&here, &call, former.lease);
         assert!(registry.hosts(&here, &call, fresh.lease));
         registry.unassign(&here, &call, fresh.lease);

@@ -47,7 +47,9 @@ const NON_LOCAL: &str = "non local key";
 /// Why a command has no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// Redis could not be reached, did not answer in time, or cannot serve now.
+    /// Redis could not be reached: the command was not sent.
+    Unsent(Internal),
+    /// Redis did not answer in time, or cannot serve now.
     Unavailable(Internal),
     /// The command was wrong.
     OurBug(Internal),
@@ -58,6 +60,7 @@ impl Failure {
     #[must_use]
     pub fn again(&self) -> Self {
         match self {
+            Self::Unsent(why) => Self::Unsent(Internal::new(why.to_string())),
             Self::Unavailable(why) => Self::Unavailable(Internal::new(why.to_string())),
             Self::OurBug(why) => Self::OurBug(Internal::new(why.to_string())),
         }
@@ -72,7 +75,7 @@ impl Failure {
     /// The failure of a room whose store is `unavailable` without Redis.
     pub fn or_else(self, unavailable: impl FnOnce(Internal) -> Error) -> Error {
         match self {
-            Self::Unavailable(why) => unavailable(why),
+            Self::Unsent(why) | Self::Unavailable(why) => unavailable(why),
             Self::OurBug(why) => Error::Internal(why),
         }
     }
@@ -81,7 +84,7 @@ impl Failure {
 impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         match trouble {
-            Trouble::Unreachable(why) => Self::Unavailable(Internal::new(why.as_ref())),
+            Trouble::Unreachable(why) => Self::Unsent(Internal::new(why.as_ref())),
             Trouble::Silent => Self::Unavailable(Internal::new("Redis did not answer in time")),
             Trouble::Failed(error) if is_our_bug(&error) => Self::OurBug(Internal::new(error)),
             Trouble::Failed(error) => Self::Unavailable(Internal::new(error)),

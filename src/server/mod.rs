@@ -32,7 +32,7 @@ use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
 use self::{
-    rooms::Rooms,
+    rooms::{Rooms, bus},
     upkeep::{sweep, tend, upkeep, write},
     workers::Workers,
 };
@@ -40,7 +40,6 @@ use crate::{
     admission::{MemorySlotStore, RedisSlotStore, SlotStore},
     calls::{self, Calls},
     config::{Config, ListenSettings},
-    control::MemoryBus,
     db::Database,
     domain::{
         Env,
@@ -73,6 +72,8 @@ pub struct Stores {
     /// Opens what the database keeps sealed.
     pub ring: Arc<KeyRing>,
     pub rates: Arc<dyn RateLimiter>,
+    /// What replicas share besides; none where there is one alone.
+    pub redis: Option<Redis>,
 }
 
 impl Stores {
@@ -89,7 +90,7 @@ impl Stores {
         let clock = Arc::new(UnsetClock::default());
         let slots = Arc::new(MemorySlotStore::new(clock.clone()));
         let rates = Arc::new(MemoryRateLimiter::new(clock));
-        Ok(Self { database, slots, place: Place::Database, rates, ring: secrets::embedded(config)? })
+        Ok(Self { database, slots, place: Place::Database, rates, ring: secrets::embedded(config)?, redis: None })
     }
 
     /// Postgres and Redis.
@@ -114,7 +115,8 @@ impl Stores {
             database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
             place: Place::Spool(slots.clone()),
             slots,
-            rates: Arc::new(RedisRateLimiter::new(redis)),
+            rates: Arc::new(RedisRateLimiter::new(redis.clone())),
+            redis: Some(redis),
         })
     }
 }
@@ -168,6 +170,7 @@ impl Service {
         let env = Env::system();
         let rooms = Rooms::on(&stores, &config.cache, config.journal, &env);
         if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
+            rooms.revocations.load().await.context("the revoked tokens cannot be read")?;
             let upkeep = upkeep(&stores, &rooms, metrics, &closing);
             let (history, said_all) = (rooms.journal.clone(), CancellationToken::new());
             let writer = tokio::spawn(write(history.clone(), said_all.clone()));
@@ -270,7 +273,14 @@ fn assemble(
     let tokens = Arc::new(TokenSigner::new(key, env.clone()));
     let rates = RateLimits::new(stores.rates.clone());
     let mesh = MeshIdentities::parse(&config.mesh).map_err(crate::domain::Error::from)?;
-    let authenticator = Authenticator::new(rooms.directory.clone(), tokens.clone(), mesh, rooms.uses, env.clone());
+    let authenticator = Authenticator::new(
+        rooms.directory.clone(),
+        tokens.clone(),
+        rooms.revocations.clone(),
+        mesh,
+        rooms.uses,
+        env.clone(),
+    );
     let calls = Calls::new(calls::Rooms {
         agents: rooms.agents.clone(),
         tenants: rooms.directory,
@@ -278,10 +288,11 @@ fn assemble(
         sessions: rooms.journal.clone(),
         journal: rooms.journal,
         operations: Arc::new(SqlOperationStore::new(stores.database.clone(), env.clone())),
-        bus: Arc::new(MemoryBus::new(nodes.clone())),
+        bus: bus(config, stores, nodes, &env, closing),
         nodes: nodes.clone(),
         rates: rates.clone(),
         tokens,
+        revocations: rooms.revocations,
         leases: LeaseSigner::derived_from(&key.secret),
         settings: config.calls.clone(),
         env,

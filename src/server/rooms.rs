@@ -4,20 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::Stores;
 use crate::{
     admission::SteadySlots,
     agents::{AgentCache, SqlVoiceAgentStore, VoiceAgents},
     calls::SessionLiveCalls,
+    config::Config,
+    control::{CommandBus, MemoryBus, RedisBus},
     db::{CacheSettings, Change, Listener},
     domain::{
         Env, Error, Result,
         ids::{TenantId, VoiceAgentId},
+        queue::ReplicaId,
         session::{Routing, Session},
     },
+    nodes::NodeRegistry,
     sessions::{Journal, JournalSettings, Routings, SqlSessionStore},
-    tenants::{Directory, DirectoryLimits, KeyUses, SqlTenantStore, TenantStore, Tenants},
+    tenants::{Directory, DirectoryLimits, KeyUses, Revocations, SqlTenantStore, TenantStore, Tenants},
 };
 
 pub(super) struct Rooms {
@@ -26,6 +31,7 @@ pub(super) struct Rooms {
     pub(super) directory: Arc<Directory>,
     pub(super) tenant_store: Arc<dyn TenantStore>,
     pub(super) uses: Arc<KeyUses>,
+    pub(super) revocations: Arc<Revocations>,
     pub(super) slots: Arc<SteadySlots>,
     pub(super) journal: Arc<Journal>,
     /// Sessions that the journal had to end because their agent is gone.
@@ -58,12 +64,32 @@ impl Rooms {
             tenants: Tenants::new(tenant_store.clone(), changes.clone(), env.clone()),
             directory,
             uses: Arc::new(KeyUses::new(tenant_store.clone())),
+            revocations: Arc::new(Revocations::new(tenant_store.clone(), env.clone())),
             tenant_store,
             slots: Arc::new(SteadySlots::new(stores.slots.clone(), live_calls, env.clock.clone())),
             journal,
             without_agent,
             changes,
         }
+    }
+}
+
+/// The way to nodes: through Redis where replicas share it.
+pub(super) fn bus(
+    config: &Config,
+    stores: &Stores,
+    nodes: &Arc<NodeRegistry>,
+    env: &Env,
+    closing: &CancellationToken,
+) -> Arc<dyn CommandBus> {
+    let (replica, times) = (ReplicaId::new(env), config.calls.bus_times());
+    match &stores.redis {
+        Some(redis) => {
+            let registry = nodes.clone();
+            let changed = move |tenant| registry.forget_elsewhere(tenant);
+            RedisBus::start(redis.clone(), replica, times, changed, closing.clone())
+        }
+        None => Arc::new(MemoryBus::new(replica, times, env.clock.clone())),
     }
 }
 

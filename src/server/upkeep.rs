@@ -18,7 +18,7 @@ pub(super) async fn sweep(calls: Calls, closing: CancellationToken) {
 }
 
 pub(super) async fn tend(calls: Calls, closing: CancellationToken) {
-    calls.tend_until(closing).await;
+    tokio::join!(calls.tend_until(closing.clone()), calls.look_at_nodes_until(closing));
 }
 
 /// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used and
@@ -30,6 +30,7 @@ pub(super) fn upkeep(
     closing: &CancellationToken,
 ) -> JoinHandle<()> {
     let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
+    let revocations = rooms.revocations.clone();
     let (slots, journal, closing) = (rooms.slots.clone(), rooms.journal.clone(), closing.clone());
     tokio::spawn(async move {
         let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
@@ -37,6 +38,7 @@ pub(super) fn upkeep(
             database.tell_changes(changes, closing.clone()),
             uses.write_until(closing.clone()),
             journal.adopt_until(closing.clone()),
+            revocations.follow_until(closing.clone()),
             slots.retry_releases_until(closing),
             adding_up
         );

@@ -82,6 +82,9 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// first: the sweep asks the slot store about these.
     async fn due(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>>;
 
+    /// Active sessions of all tenants that were to end before `moment`, however well they went; the longest overdue first.
+    async fn over(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>>;
+
     /// Sessions of all tenants that ended at `from` or later, in the order in which they ended.
     async fn ended_since(&self, from: Timestamp, limit: u16) -> Result<Vec<Session>>;
 

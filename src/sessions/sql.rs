@@ -175,6 +175,23 @@ impl SessionStore for SqlSessionStore {
             .await
     }
 
+    async fn over(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {
+        self.db
+            .of_everyone()
+            .run(move |conn| {
+                Box::pin(async move {
+                    let over = sessions::table
+                        .filter(sessions::status.eq(SessionStatus::Active.as_str()))
+                        .filter(sessions::ends_at.lt(At(moment)))
+                        .order(sessions::ends_at)
+                        .limit(limit.into());
+                    let rows = query!(conn, c => over.select(SessionRow::as_select()).load(c).await)?;
+                    rows.into_iter().map(Session::try_from).collect()
+                })
+            })
+            .await
+    }
+
     async fn ended_since(&self, from: Timestamp, limit: u16) -> Result<Vec<Session>> {
         self.db
             .of_everyone()

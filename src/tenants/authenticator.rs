@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Directory, KeyUses, MeshIdentities, TokenSigner, token};
+use super::{Directory, KeyUses, MeshIdentities, Revocations, TokenSigner, token};
 use crate::domain::{
     Env, Error, Result,
     certificate::ClientCertificate,
@@ -16,6 +16,7 @@ use crate::domain::{
 pub struct Authenticator {
     tenants: Arc<Directory>,
     tokens: Arc<TokenSigner>,
+    revocations: Arc<Revocations>,
     mesh: Arc<MeshIdentities>,
     uses: Arc<KeyUses>,
     env: Env,
@@ -25,11 +26,12 @@ impl Authenticator {
     pub fn new(
         tenants: Arc<Directory>,
         tokens: Arc<TokenSigner>,
+        revocations: Arc<Revocations>,
         mesh: MeshIdentities,
         uses: Arc<KeyUses>,
         env: Env,
     ) -> Self {
-        Self { tenants, tokens, mesh: Arc::new(mesh), uses, env }
+        Self { tenants, tokens, revocations, mesh: Arc::new(mesh), uses, env }
     }
 
     /// Knows a service by its certificate. The connection may be old, so its expiry is looked at each time.
@@ -41,7 +43,9 @@ impl Authenticator {
     pub async fn authenticate(&self, bearer: Option<&str>) -> Result<Principal> {
         let bearer = bearer.ok_or(Error::Unauthenticated(CredentialFault::Missing))?;
         if bearer.starts_with(token::PREFIX) {
-            return self.tokens.verify(bearer).map(Principal::Call);
+            let bearer = self.tokens.verify(bearer)?;
+            self.revocations.check(&bearer)?;
+            return Ok(Principal::Call(bearer));
         }
         let invalid = || Error::Unauthenticated(CredentialFault::Invalid);
         let secret = KeySecret::parse(bearer).ok_or_else(invalid)?.hash();

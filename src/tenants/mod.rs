@@ -10,6 +10,7 @@ mod directory;
 mod key_uses;
 mod mesh;
 mod rate;
+mod revocations;
 mod service;
 mod sql;
 mod token;
@@ -22,6 +23,7 @@ pub use self::{
     key_uses::KeyUses,
     mesh::{IdentitySettings, MeshIdentities, MeshSettings},
     rate::{MemoryRateLimiter, RateLimiter, RateLimits, RedisRateLimiter},
+    revocations::{Revocation, Revocations, Revoked},
     service::{TenantPatch, Tenants},
     sql::SqlTenantStore,
     token::{SealedTokenKey, SignedToken, TokenKey, TokenSigner},
@@ -92,6 +94,12 @@ pub trait TenantStore: Send + Sync + std::fmt::Debug {
 
     /// Notes that these keys were used at `moment`. Where a later use is known, that one stays.
     async fn keys_used(&self, keys: &[(TenantId, ApiKeyId)], moment: Timestamp) -> Result<()>;
+
+    /// Revokes a token, of the side that is named at least.
+    async fn revoke_token(&self, revocation: &Revocation) -> Result<()>;
+
+    /// The revocations of all tenants that still matter, or those of the last ten seconds; by the database's clock.
+    async fn revocations(&self, only_new: bool) -> Result<Vec<Revocation>>;
 
     /// The key that signs callback tokens, shared by all replicas: `proposed` is kept if there is none yet.
     async fn token_key(&self, proposed: &SealedTokenKey) -> Result<SealedTokenKey>;

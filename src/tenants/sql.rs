@@ -1,5 +1,6 @@
 //! Tenants and their keys in SQL.
 
+mod revocations;
 mod rows;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 
 use self::rows::{ApiKeyRow, TenantRow, TokenKeyRow};
-use super::{Changed, Rotation, SealedTokenKey, TenantStore};
+use super::{Changed, Revocation, Rotation, SealedTokenKey, TenantStore};
 use crate::{
     db::{
         Connection, Database, missing, query,
@@ -273,6 +274,15 @@ impl TenantStore for SqlTenantStore {
                 })
             })
             .await
+    }
+
+    async fn revoke_token(&self, revocation: &Revocation) -> Result<()> {
+        let revocation = *revocation;
+        self.db.of(revocation.tenant).run(move |conn| Box::pin(revocations::revoke(conn, revocation))).await
+    }
+
+    async fn revocations(&self, only_new: bool) -> Result<Vec<Revocation>> {
+        self.db.of_everyone().run(move |conn| Box::pin(revocations::read(conn, only_new))).await
     }
 
     async fn token_key(&self, proposed: &SealedTokenKey) -> Result<SealedTokenKey> {

@@ -101,6 +101,11 @@ struct Claims {
     call: String,
     session: String,
     fence: i64,
+    /// `iat` to the microsecond: of a token and a WebSocket's end, one is the earlier.
+    #[serde(default)]
+    iat_us: i64,
+    #[serde(default)]
+    sandbox: bool,
 }
 
 /// Makes and reads callback tokens.
@@ -117,6 +122,12 @@ impl fmt::Debug for TokenSigner {
     }
 }
 
+/// The age at which a token is replaced: the one before lives on for what a node takes to pass the new one on.
+const REFRESH_AFTER: Duration = Duration::from_mins(25);
+
+/// The longest that any token lives.
+pub(super) const LIFETIME_MAX: Duration = lifetime(TokenLifetime::WsSession);
+
 /// How long a token of this lifetime lives.
 const fn lifetime(lifetime: TokenLifetime) -> Duration {
     match lifetime {
@@ -132,6 +143,15 @@ impl TokenSigner {
             encoding: EncodingKey::from_secret(&key.secret),
             decoding: DecodingKey::from_secret(&key.secret),
             env,
+        }
+    }
+
+    /// When a token that was made at `made_at` for the session's call is to be replaced; never, if it lives as long as the
+    /// call's WebSocket.
+    pub fn refresh_at(&self, session: &Session, made_at: Timestamp) -> Option<Timestamp> {
+        match session.routing.token_lifetime {
+            TokenLifetime::ThirtyMinWithRefresh => Some(made_at.plus(REFRESH_AFTER)),
+            TokenLifetime::WsSession => None,
         }
     }
 
@@ -152,6 +172,8 @@ impl TokenSigner {
             call: session.call.to_string(),
             session: session.id.to_string(),
             fence: session.fence,
+            iat_us: now.as_micros(),
+            sandbox: session.sandbox,
         };
         let jwt = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(Error::internal)?;
         Ok(SignedToken { text: format!("{PREFIX}{jwt}"), jti, expires_at })
@@ -159,6 +181,15 @@ impl TokenSigner {
 
     /// Reads a presented token, prefix included.
     pub fn verify(&self, text: &str) -> Result<CallPrincipal> {
+        let (principal, expires_at) = self.read(text)?;
+        if expires_at <= self.env.clock.now() {
+            return Err(Error::Unauthenticated(CredentialFault::Expired));
+        }
+        Ok(principal)
+    }
+
+    /// Whose token it is and until when it lives, or has lived.
+    pub fn read(&self, text: &str) -> Result<(CallPrincipal, Timestamp)> {
         let invalid = || Error::Unauthenticated(CredentialFault::Invalid);
         let jwt = text.strip_prefix(PREFIX).filter(|_| text.len() <= MAX_BYTES).ok_or_else(invalid)?;
         let header = jsonwebtoken::decode_header(jwt).map_err(|_| invalid())?;
@@ -172,16 +203,17 @@ impl TokenSigner {
         // Expiry is checked below, against the clock that we were handed.
         rules.validate_exp = false;
         let claims = jsonwebtoken::decode::<Claims>(jwt, &self.decoding, &rules).map_err(|_| invalid())?.claims;
-        if claims.exp <= self.env.clock.now().as_secs() {
-            return Err(Error::Unauthenticated(CredentialFault::Expired));
-        }
-        Ok(CallPrincipal {
+        let expires_at = Timestamp::from_micros(claims.exp.saturating_mul(1_000_000));
+        let principal = CallPrincipal {
             tenant: TenantId::from_str(&claims.tenant).map_err(|_| invalid())?,
             call: CallId::from_str(&claims.call).map_err(|_| invalid())?,
             session: SessionId::from_str(&claims.session).map_err(|_| invalid())?,
             fence: claims.fence,
-            jti: claims.jti,
-        })
+            jti: claims.jti.parse().map_err(|_| invalid())?,
+            issued_at: Timestamp::from_micros(claims.iat_us),
+            sandbox: claims.sandbox,
+        };
+        Ok((principal, expires_at))
     }
 }
 
@@ -231,6 +263,7 @@ mod tests {
             metadata: serde_json::Map::new(),
             state: CallState::default(),
             record: Record::default(),
+            ends_at: None,
             status: SessionStatus::Active,
             outcome: None,
             started_at: env.now(),

@@ -11,7 +11,7 @@ mod parse;
 pub mod schema;
 mod size;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -115,4 +115,11 @@ pub struct Controls<Seconds = u32> {
     pub follow_up_enabled: Option<bool>,
     pub require_all_questions: Option<bool>,
     pub end_conversation_after_questions: Option<bool>,
+}
+
+impl Controls {
+    /// How long a conversation may last.
+    pub fn max_duration(&self) -> Option<Duration> {
+        self.max_duration_seconds.map(|seconds| Duration::from_secs(seconds.into()))
+    }
 }

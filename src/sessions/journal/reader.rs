@@ -144,6 +144,10 @@ impl SessionStore for Journal {
         self.store.due(moment, limit).await
     }
 
+    async fn over(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {
+        self.store.over(moment, limit).await
+    }
+
     async fn ended_since(&self, from: Timestamp, limit: u16) -> Result<Vec<Session>> {
         self.store.ended_since(from, limit).await
     }

@@ -49,6 +49,7 @@ pub(super) struct SessionRow {
     pub(super) version: i64,
     pub(super) lease_ttl_ms: i64,
     pub(super) record: Json,
+    pub(super) ends_at: Option<At>,
 }
 
 impl SessionRow {
@@ -76,6 +77,7 @@ impl SessionRow {
             version: session.version,
             lease_ttl_ms: i64::try_from(session.lease_ttl.as_millis()).unwrap_or(i64::MAX),
             record: Json::of(&session.record)?,
+            ends_at: session.ends_at.map(At),
         })
     }
 }
@@ -99,6 +101,7 @@ impl TryFrom<SessionRow> for Session {
             metadata: row.metadata.read("sessions.metadata")?,
             state: row.state.read("sessions.state")?,
             record: row.record.read("sessions.record")?,
+            ends_at: row.ends_at.map(Into::into),
             status: word(SessionStatus::from_word(&row.status), "sessions.status")?,
             outcome: row.outcome.map(|outcome| word(Outcome::from_word(&outcome), "sessions.outcome")).transpose()?,
             started_at: row.started_at.into(),
@@ -169,6 +172,7 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         row.version.into_sql::<BigInt>(),
         row.lease_ttl_ms.into_sql::<BigInt>(),
         row.record.into_sql::<Document>(),
+        row.ends_at.into_sql::<Nullable<Moment>>(),
     ));
     let into = diesel::insert_into(sessions::table);
     let written = match conn {

@@ -3,6 +3,7 @@
 //! A suite is a set of plain functions of [`Stores`]; `on_every_backend!` makes tests of them whose names end in the
 //! back-end and the promise.
 
+mod command_bus;
 mod database;
 mod fence;
 mod journal;
@@ -173,6 +174,7 @@ fn session(tenant: TenantId, agent: VoiceAgentId, on: &str) -> Session {
         metadata: serde_json::Map::new(),
         state: CallState::default(),
         record: Record::default(),
+        ends_at: None,
         status: SessionStatus::Active,
         outcome: None,
         started_at: at(0),

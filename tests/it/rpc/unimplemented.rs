@@ -14,7 +14,6 @@ pub(super) const UNIMPLEMENTED: &[&str] = &[
     "SessionService/CreateSession",
     "SessionService/ListAuditEntries",
     "SessionService/ListSessions",
-    "SessionService/RevokeToken",
     "SessionService/WatchEvents",
     "TenantService/CreateWebhookEndpoint",
     "TenantService/DeleteWebhookEndpoint",
