@@ -34,7 +34,7 @@ impl<'s> Scene<'s> {
     }
 
     pub fn conference(&self) -> Result<&'s Conference> {
-        self.session.state.conference.as_ref().ok_or_else(|| self.invalid("not_in_conference"))
+        self.session.state.conference.as_ref().ok_or_else(|| self.invalid("no_conference"))
     }
 
     pub fn monitor(&self, target: &CallId) -> Result<&'s Monitor> {
