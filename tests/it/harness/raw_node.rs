@@ -99,8 +99,9 @@ impl RawNode {
         tokio::spawn(async move {
             while let Ok(Some(message)) = self.inbox.message().await {
                 if let Some(Told::Command(command)) = message.message {
+                    // Who is answered finds it there.
+                    heard.0.lock().unwrap_or_else(PoisonError::into_inner).push(command.clone());
                     self.succeed(&command).await;
-                    heard.0.lock().unwrap_or_else(PoisonError::into_inner).push(command);
                 }
             }
         });

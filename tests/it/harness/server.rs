@@ -10,6 +10,11 @@ use std::{
 };
 
 use secrecy::ExposeSecret as _;
+use voxgate::{
+    db::{Database, PoolSettings},
+    domain::keyring::KeyRing,
+    tenants::{SqlTenantStore, TenantStore as _, TokenKey},
+};
 
 use super::{
     postgres,
@@ -42,6 +47,8 @@ pub(crate) struct TestServer {
     pub(crate) admin_key: String,
     /// Another one on the live side of the sandbox fence; the same where `admin_key` is there already.
     pub(crate) live_key: String,
+    /// The database and its key ring, where they are not in its folder.
+    stores: Option<(String, String)>,
 }
 
 /// A machine that is shared with others may stop for seconds. What a sick store does to callers is the subject of tests
@@ -168,7 +175,9 @@ impl TestServer {
         let process = Process::start(dir, &command);
         let addr = format!("http://127.0.0.1:{grpc_port}");
         let live_key = admin_key.clone();
-        let server = Self { process, addr, admin_port, admin_key, live_key };
+        let named = |name| env.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned());
+        let stores = named("VOXGATE_DATABASE_URL").zip(named("VOXGATE_KEY_RING"));
+        let server = Self { process, addr, admin_port, admin_key, live_key, stores };
         wait_for("readiness", START_PATIENCE, || {
             assert!(server.process.is_running(), "the server exited:\n{}", server.log());
             server.is_ready().then_some(())
@@ -193,6 +202,19 @@ impl TestServer {
     /// Where the embedded stores keep their files.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.process.dir().join("data")
+    }
+
+    /// What it signs callback tokens with, for those that it would not sign.
+    pub(crate) async fn token_key(&self) -> TokenKey {
+        let (database, ring) = match &self.stores {
+            Some((url, ring)) => (Database::postgres(&url.clone().into(), PoolSettings::default()), ring.clone()),
+            None => {
+                let ring = std::fs::read_to_string(self.data_dir().join("key-ring")).expect("a key ring");
+                (Database::sqlite(&self.data_dir().join("voxgate.db")), ring)
+            }
+        };
+        let kept = SqlTenantStore::new(database.expect("a database")).kept_token_key().await.expect("an answer");
+        kept.expect("a key").open(&KeyRing::parse(&ring.into()).expect("a key ring")).expect("its own key")
     }
 
     pub(crate) fn log(&self) -> String {

@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) live_operator: Caller,
     /// Keys that a sandbox key makes are sandbox keys, and their calls reach sandbox nodes alone.
     pub(crate) sandbox: bool,
+    /// The shared server that it is on; nothing on a server of a test's own.
+    pub(crate) server: Option<&'static TestServer>,
 }
 
 impl World {
@@ -72,7 +74,7 @@ impl World {
     pub(crate) async fn shared(backend: Backend) -> Self {
         let server = TestServer::shared(backend);
         let world = Self::on(&server.addr, &server.admin_key).await;
-        Self { live_operator: world.operator.with(&server.live_key), ..world }
+        Self { live_operator: world.operator.with(&server.live_key), server: Some(server), ..world }
     }
 
     pub(crate) async fn on(addr: &str, operator_key: &str) -> Self {
@@ -115,7 +117,8 @@ impl World {
         let caller = operator.with(&created.secret);
         let sandbox = created.api_key.expect("the key").sandbox;
         let live_operator = operator.clone();
-        Self { addr: addr.to_owned(), tenant, key: created.secret, caller, operator, live_operator, sandbox }
+        let (addr, key) = (addr.to_owned(), created.secret);
+        Self { addr, tenant, key, caller, operator, live_operator, sandbox, server: None }
     }
 
     /// The same tenant through another server on the same stores.

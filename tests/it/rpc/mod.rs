@@ -19,5 +19,6 @@ mod sandbox;
 mod secrets;
 mod tenants;
 mod unimplemented;
+mod verb_states;
 mod verbs;
 mod voice_agents;

@@ -91,6 +91,7 @@ impl Mesh {
             live_operator: operator.clone(),
             operator,
             sandbox,
+            server: None,
         }
     }
 }

@@ -249,7 +249,7 @@ async fn keys(world: &World) -> Vec<ApiKey> {
 }
 
 /// The claims and the header of a callback token, unverified.
-pub(super) fn parts(token: &str) -> (serde_json::Value, serde_json::Value) {
+pub(in crate::rpc) fn parts(token: &str) -> (serde_json::Value, serde_json::Value) {
     let jwt = token.strip_prefix("vg_cb_").expect("a callback token");
     let parts: Vec<serde_json::Value> = jwt
         .split('.')

@@ -9,6 +9,8 @@ mod credentials;
 mod holdings;
 mod table;
 
+pub(super) use self::holdings::parts;
+
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use tonic::{Code, Status};
