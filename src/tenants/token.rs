@@ -136,6 +136,10 @@ const fn lifetime(lifetime: TokenLifetime) -> Duration {
     }
 }
 
+const fn whole_second(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds.saturating_mul(1_000_000))
+}
+
 impl TokenSigner {
     pub fn new(key: &TokenKey, env: Env) -> Self {
         Self {
@@ -158,7 +162,8 @@ impl TokenSigner {
     /// A fresh token for the session's call.
     pub fn sign(&self, session: &Session) -> Result<SignedToken> {
         let now = self.env.now();
-        let expires_at = now.plus(lifetime(session.routing.token_lifetime));
+        // A JWT expires at a whole second.
+        let expires_at = now.plus(lifetime(session.routing.token_lifetime)).as_secs();
         let jti = self.env.uuid().to_string();
         let header =
             Header { typ: Some(TYPE.to_owned()), kid: Some(self.kid.clone()), ..Header::new(Algorithm::HS256) };
@@ -166,7 +171,7 @@ impl TokenSigner {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
             iat: now.as_secs(),
-            exp: expires_at.as_secs(),
+            exp: expires_at,
             jti: jti.clone(),
             tenant: session.tenant.to_string(),
             call: session.call.to_string(),
@@ -176,7 +181,7 @@ impl TokenSigner {
             sandbox: session.sandbox,
         };
         let jwt = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(Error::internal)?;
-        Ok(SignedToken { text: format!("{PREFIX}{jwt}"), jti, expires_at })
+        Ok(SignedToken { text: format!("{PREFIX}{jwt}"), jti, expires_at: whole_second(expires_at) })
     }
 
     /// Reads a presented token, prefix included.
@@ -203,7 +208,7 @@ impl TokenSigner {
         // Expiry is checked below, against the clock that we were handed.
         rules.validate_exp = false;
         let claims = jsonwebtoken::decode::<Claims>(jwt, &self.decoding, &rules).map_err(|_| invalid())?.claims;
-        let expires_at = Timestamp::from_micros(claims.exp.saturating_mul(1_000_000));
+        let expires_at = whole_second(claims.exp);
         let principal = CallPrincipal {
             tenant: TenantId::from_str(&claims.tenant).map_err(|_| invalid())?,
             call: CallId::from_str(&claims.call).map_err(|_| invalid())?,

@@ -31,6 +31,7 @@ on_every_backend![
     of_sixteen_who_end_a_session_one_is_told,
     the_active_sessions_of_an_agent_are_listed_oldest_first,
     the_longest_overdue_are_due_first,
+    those_that_have_lasted_as_long_as_they_may_are_told,
     noting_a_lease_is_not_a_change,
     the_longest_lease_is_that_of_an_active_session_of_the_tenant,
     statuses_are_told_of_the_tenants_own_sessions,
@@ -271,6 +272,26 @@ async fn the_active_sessions_of_an_agent_are_listed_oldest_first(stores: &Stores
     };
     assert_eq!(listed(10).await, ["call-0", "call-1", "call-3"]);
     assert_eq!(listed(2).await, ["call-0", "call-1"]);
+}
+
+async fn those_that_have_lasted_as_long_as_they_may_are_told(stores: &Stores) {
+    let tenant = stores.tenant().await;
+    let agent = stores.agent(tenant).await.id;
+    let lasting = |on: &str, until| Session { ends_at: until, ..session(tenant, agent, on) };
+    let (late, early) = (lasting("late", Some(at(20))), lasting("early", Some(at(10))));
+    let (endless, over) = (lasting("endless", None), lasting("over", Some(at(5))));
+    for session in [&late, &early, &endless, &over] {
+        stores.sessions.open(tenant, session).await.expect("an answer");
+    }
+    stores.sessions.end(tenant, over.id, Outcome::Hangup, at(1)).await.expect("an answer");
+    let told = async |moment, limit| {
+        let over = stores.sessions.over(moment, limit).await.expect("an answer");
+        over.into_iter().map(|session| session.call.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(at(20), 10).await, ["early"], "before that moment");
+    assert_eq!(told(at(21), 10).await, ["early", "late"]);
+    assert_eq!(told(at(21), 1).await, ["early"]);
+    assert_eq!(get(stores, &late).await.ends_at, Some(at(20)));
 }
 
 async fn the_longest_overdue_are_due_first(stores: &Stores) {

@@ -1,6 +1,6 @@
 //! What every `TenantStore` promises.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use voxgate::{
     domain::{
@@ -13,7 +13,7 @@ use voxgate::{
         tenant::{ApiKey, ApiKeyDraft, PreviousSecret, Scopes, Tenant},
         voice_agent::{Status, VoiceAgent},
     },
-    tenants::{Changed, Rotation, TokenKey},
+    tenants::{Changed, Revocation, Rotation, TokenKey},
 };
 
 use super::{Stores, all_at_once, at, on_every_backend, ring, tenant};
@@ -37,6 +37,7 @@ on_every_backend![
     the_last_use_of_keys_is_noted_in_one_batch_and_never_goes_back,
     sixteen_replicas_share_one_token_key,
     a_token_key_is_rewrapped_once_and_stays_the_same,
+    revocations_are_told_to_everyone_while_they_matter,
 ];
 
 fn key(tenant: TenantId) -> ApiKey {
@@ -352,4 +353,30 @@ async fn a_token_key_is_rewrapped_once_and_stays_the_same(stores: &Stores) {
     let now = stores.tenants.kept_token_key().await.expect("an answer").expect("kept");
     assert!(now.open(&old).is_err(), "the old ring lacks the newer key");
     assert_eq!(now.open(&newer).expect("opened"), key);
+}
+
+async fn revocations_are_told_to_everyone_while_they_matter(stores: &Stores) {
+    let env = Env::system();
+    let (tenant, hour) = (stores.tenant().await, Duration::from_hours(1));
+    let revocation = |sandbox, until| Revocation { tenant, jti: env.uuid(), sandbox, until };
+    let (live, sandbox) = (revocation(false, env.now().plus(hour)), revocation(true, env.now().plus(hour)));
+    let over = revocation(false, env.now().minus(hour));
+    for each in [&live, &live, &sandbox, &over] {
+        stores.tenants.revoke_token(each).await.expect("an answer");
+    }
+    let told = async |only_new| {
+        let mut all = stores.tenants.revocations(only_new).await.expect("an answer");
+        all.retain(|revocation| revocation.tenant == tenant && revocation.jti != over.jti);
+        all.sort_by_key(|revocation| revocation.jti);
+        all
+    };
+    assert_eq!(told(true).await, [live, sandbox]);
+    assert_eq!(told(false).await, [live, sandbox]);
+    let all = stores.tenants.revocations(false).await.expect("an answer");
+    assert!(!all.contains(&over), "one that is over matters to nobody");
+    // A live key's word counts on both sides, whichever came first.
+    let wider = Revocation { sandbox: false, ..sandbox };
+    stores.tenants.revoke_token(&wider).await.expect("an answer");
+    stores.tenants.revoke_token(&Revocation { sandbox: true, ..live }).await.expect("an answer");
+    assert_eq!(told(false).await, [live, wider]);
 }

@@ -7,6 +7,7 @@ use super::{postgres, redis::PrivateRedis, server::TestServer, world::World};
 /// The same tenant through each.
 pub(crate) struct Pair {
     pub(crate) redis: PrivateRedis,
+    pub(crate) database: String,
     pub(crate) servers: [TestServer; 2],
     pub(crate) worlds: [World; 2],
 }
@@ -23,6 +24,6 @@ impl Pair {
         let second = TestServer::production_with_key(&database, redis.url().expose_secret(), key);
         let world = World::on(&first.addr, &first.admin_key).await;
         let worlds = [world.clone(), world.through(&second.addr)];
-        Self { redis, servers: [first, second], worlds }
+        Self { redis, database, servers: [first, second], worlds }
     }
 }

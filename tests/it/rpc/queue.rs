@@ -455,7 +455,7 @@ async fn a_queue_takes_as_many_as_it_is_configured_to() {
 
 #[tokio::test]
 async fn a_server_that_stops_sends_its_waiters_elsewhere_and_leaves_no_ticket() {
-    let Pair { redis: _redis, servers: [first, _second], worlds: [world, elsewhere] } = Pair::start().await;
+    let Pair { redis: _redis, servers: [first, _second], worlds: [world, elsewhere], .. } = Pair::start().await;
     let agent = world.agent(1).await;
     let holder = world.admit(&agent.id).await;
     let mut watch = watch(&world, Some(&agent.id)).await;
@@ -480,7 +480,7 @@ async fn a_server_that_stops_sends_its_waiters_elsewhere_and_leaves_no_ticket() 
 
 #[tokio::test]
 async fn a_slot_freed_on_one_replica_wakes_the_first_on_another_and_a_killed_ones_tickets_are_passed_over() {
-    let Pair { redis, servers: [_first, second], worlds: [world, elsewhere] } = Pair::start().await;
+    let Pair { redis, servers: [_first, second], worlds: [world, elsewhere], .. } = Pair::start().await;
     let agent = world.agent(1).await;
     let mut holder = wakes(&world, &elsewhere, &agent.id, world.admit(&agent.id).await, 10).await;
 
