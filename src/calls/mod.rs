@@ -51,6 +51,7 @@ use crate::{
         lease_token::{LeaseSigner, LeaseToken},
         queue::ReplicaId,
         session::Session,
+        text::MediaUrls,
     },
     nodes::NodeRegistry,
     sessions::{Journal, OperationStore, SessionStore},
@@ -84,6 +85,9 @@ pub struct CallSettings {
     pub queue_max_waiters: usize,
     /// Streams of WatchUsage that this replica serves at once (default 10,000).
     pub usage_max_watches: usize,
+    /// Whether `moh_url` and `audio_url` may be http and of private addresses (default false: whoever drives a call
+    /// would have the media nodes fetch from inside the network; true where the audio itself is inside).
+    pub media_url_allow_private: bool,
 }
 
 impl Default for CallSettings {
@@ -99,6 +103,7 @@ impl Default for CallSettings {
             queue_depth: 10_000,
             queue_max_waiters: 50_000,
             usage_max_watches: 10_000,
+            media_url_allow_private: false,
         }
     }
 }
@@ -113,6 +118,11 @@ impl CallSettings {
         // Three heartbeats, of which two may be lost, and what one takes.
         let alive = Duration::from_millis(3 * self.heartbeat_interval_ms + 1_000);
         BusTimes { alive, grace: Duration::from_millis(self.heartbeat_lease_ms) }
+    }
+
+    /// Which URLs media nodes are sent to.
+    pub const fn media_urls(&self) -> MediaUrls {
+        if self.media_url_allow_private { MediaUrls::Any } else { MediaUrls::Public }
     }
 
     const fn idempotency_memory(&self) -> Duration {

@@ -145,13 +145,37 @@ pub fn check_sip_uri(text: &str) -> Result<(), Fault> {
     if host.bytes().all(host_byte) { Ok(()) } else { Err(fault()) }
 }
 
-/// An https URL that a node may fetch: not of this machine nor of a private network, as far as the text tells. A name
-/// that resolves to such an address is for the node to refuse when it dials.
-pub fn parse_media_url(text: String) -> Result<String, Fault> {
-    let fault = || Fault::new("must be an https URL of at most 2048 characters, and not of a private address");
-    let plain = text.len() <= MEDIA_URL_MAX_CHARS && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let url = Url::parse(&text).ok().filter(|_| plain).ok_or_else(fault)?;
-    let public = match url.host() {
+/// Which URLs media may be fetched from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaUrls {
+    /// https ones, not of this machine nor of a private network.
+    Public,
+    /// http ones too, and wherever they are.
+    Any,
+}
+
+impl MediaUrls {
+    /// A URL that a node may fetch, as far as its text tells. A name that resolves to a private address is for the node
+    /// to refuse when it dials.
+    pub fn parse(self, text: String) -> Result<String, Fault> {
+        let fault = || {
+            Fault::new(match self {
+                Self::Public => "must be an https URL of at most 2048 characters, and not of a private address",
+                Self::Any => "must be an http or https URL of at most 2048 characters",
+            })
+        };
+        let plain = text.len() <= MEDIA_URL_MAX_CHARS && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let url = Url::parse(&text).ok().filter(|_| plain).ok_or_else(fault)?;
+        let permitted = match self {
+            Self::Public => url.scheme() == "https" && has_public_host(&url),
+            Self::Any => matches!(url.scheme(), "http" | "https"),
+        };
+        if permitted { Ok(text) } else { Err(fault()) }
+    }
+}
+
+fn has_public_host(url: &Url) -> bool {
+    match url.host() {
         // The URL standard has read decimal, octal and short forms of an address by now.
         Some(Host::Ipv4(address)) => is_public(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => is_public(IpAddr::V6(address)),
@@ -160,39 +184,54 @@ pub fn parse_media_url(text: String) -> Result<String, Fault> {
             name != "localhost" && !name.ends_with(".localhost")
         }
         None => false,
-    };
-    if url.scheme() == "https" && public { Ok(text) } else { Err(fault()) }
+    }
 }
 
 /// Addresses of RFC 6890 that are not reached over the Internet are not public.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(mapped) => is_public_v4(mapped),
+        IpAddr::V6(v6) => match embedded_v4(v6) {
+            Some(v4) => is_public_v4(v4),
             None => is_public_v6(v6),
         },
     }
 }
 
+/// The IPv4 address that packets to this one end up at: mapped (`::ffff:0:0/96`), by NAT64 (`64:ff9b::/96`) or by 6to4
+/// (`2002::/16`).
+fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low)))
+        }
+        _ => None,
+    }
+}
+
 fn is_public_v4(v4: Ipv4Addr) -> bool {
-    let [a, b, ..] = v4.octets();
+    let [a, b, c, _] = v4.octets();
     let shared = a == 100 && (64..128).contains(&b);
+    let protocol_assignments = [a, b, c] == [192, 0, 0];
+    let benchmarking = a == 198 && (18..20).contains(&b);
     !(a == 0
         || a >= 224
         || shared
+        || protocol_assignments
+        || benchmarking
         || v4.is_private()
         || v4.is_loopback()
         || v4.is_link_local()
         || v4.is_documentation())
 }
 
+/// Global unicast (2000::/3) but for protocol assignments, such as Teredo (2001::/23), and documentation.
 fn is_public_v6(v6: Ipv6Addr) -> bool {
-    !(v6.is_loopback()
-        || v6.is_unspecified()
-        || v6.is_multicast()
-        || v6.is_unique_local()
-        || v6.is_unicast_link_local())
+    let [a, b, ..] = v6.segments();
+    let global_unicast = a & 0xe000 == 0x2000;
+    let protocol_assignments = a == 0x2001 && b < 0x200;
+    let documentation = (a, b) == (0x2001, 0xdb8) || (a == 0x3fff && b < 0x1000);
+    global_unicast && !protocol_assignments && !documentation
 }
 
 #[cfg(test)]
@@ -225,8 +264,17 @@ mod tests {
 
     #[test]
     fn media_does_not_come_from_private_addresses() {
-        for good in ["https://media.example/a.wav", "https://93.184.216.34/a", "https://[2606:2800::1]/a"] {
-            assert!(parse_media_url(good.to_owned()).is_ok(), "{good}");
+        for good in [
+            "https://media.example/a.wav",
+            "https://93.184.216.34/a",
+            "https://198.20.0.1/a",
+            "https://192.0.1.1/a",
+            "https://[2606:2800::1]/a",
+            "https://[::ffff:93.184.216.34]/a",
+            "https://[64:ff9b::93.184.216.34]/a",
+            "https://[2002:5db8:d822::1]/a",
+        ] {
+            assert!(MediaUrls::Public.parse(good.to_owned()).is_ok(), "{good}");
         }
         for bad in [
             "http://media.example/a",
@@ -236,16 +284,42 @@ mod tests {
             "https://10.1.2.3/a",
             "https://169.254.169.254/latest",
             "https://100.64.0.1/a",
+            "https://192.0.0.8/a",
+            "https://198.18.0.1/a",
+            "https://198.19.255.255/a",
             "https://[::1]/a",
+            "https://[::]/a",
+            "https://[::10.0.0.1]/a",
             "https://[::ffff:10.0.0.1]/a",
+            "https://[::ffff:198.18.0.1]/a",
+            "https://[64:ff9b::10.0.0.1]/a",
+            "https://[64:ff9b::a9fe:a9fe]/a",
+            "https://[64:ff9b:1::10.0.0.1]/a",
+            "https://[2002:0a00:0001::1]/a",
+            "https://[2002:c000:0008::]/a",
+            "https://[2001::1]/a",
+            "https://[2001:db8::1]/a",
             "https://[fd00::1]/a",
+            "https://[fe80::1]/a",
+            "https://[ff02::1]/a",
             "https://localhost/a",
             "https://x.localhost./a",
             "file:///etc/passwd",
             "https://a b/",
             "",
         ] {
-            assert!(parse_media_url(bad.to_owned()).is_err(), "{bad}");
+            assert!(MediaUrls::Public.parse(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn where_private_media_is_allowed_only_http_urls_are_media_still() {
+        for good in ["http://media.internal:8080/a.wav", "https://10.1.2.3/a", "http://[::1]/a", "http://localhost/a"] {
+            assert!(MediaUrls::Any.parse(good.to_owned()).is_ok(), "{good}");
+        }
+        let long = format!("http://h/{}", "x".repeat(MEDIA_URL_MAX_CHARS));
+        for bad in ["file:///etc/passwd", "ftp://h/a", "http://h/a b", "http://h/a\r\nX: y", "h/a", "", &long] {
+            assert!(MediaUrls::Any.parse(bad.to_owned()).is_err(), "{bad:?}");
         }
     }
 }

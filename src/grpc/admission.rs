@@ -9,14 +9,13 @@ use super::{
         lease::{read_acquire, read_await, read_renewals, write_fate, write_slot, write_usage, write_waiting},
         read, read_optional,
         session::read_outcome,
-        verb::VerbRequest,
+        verb::{VerbContext, VerbRequest},
     },
 };
 use crate::{
     calls::{AwaitSlot, Executed, Instruction, Update},
     domain::{
-        Error, Result as Answer, Timestamp, error::Dependency, ids::VoiceAgentId, lease_token::LeaseToken,
-        violations::Violations,
+        Error, Result as Answer, error::Dependency, ids::VoiceAgentId, lease_token::LeaseToken, violations::Violations,
     },
     proto::v1::{self, admission_service_server::AdmissionService, await_slot_response},
 };
@@ -258,7 +257,8 @@ impl Api {
     /// All verbs alike: read, carry out, answer.
     async fn carry<Q: VerbRequest, A: From<Executed>>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
         let Incoming { principal, deadline, message } = Incoming::of(request)?;
-        let mut instruction = read_verb(message, self.calls.env.now())?;
+        let context = VerbContext { now: self.calls.env.now(), media_urls: self.calls.settings.media_urls() };
+        let mut instruction = read_verb(message, context)?;
         instruction.deadline = Some(deadline.answer_by());
         let executed = self.calls.execute(&principal, instruction).await?;
         Ok(Response::new(executed.into()))
@@ -272,11 +272,11 @@ fn read_subject(agent: Option<&str>) -> Answer<Option<VoiceAgentId>> {
     Ok(faults.into_result(Some(agent))?)
 }
 
-fn read_verb(wire: impl VerbRequest, now: Timestamp) -> Answer<Instruction> {
+fn read_verb(wire: impl VerbRequest, context: VerbContext) -> Answer<Instruction> {
     let mut faults = Violations::default();
     let call = read("call_id", wire.call_id(), &mut faults);
     let key = read_optional("idempotency_key", Some(wire.idempotency_key()), &mut faults);
-    let verb = wire.verb(now, &mut faults);
+    let verb = wire.verb(context, &mut faults);
     let instruction = call.zip(verb).map(|(call, verb)| Instruction { call, key, verb, deadline: None });
     Ok(faults.into_result(instruction)?)
 }

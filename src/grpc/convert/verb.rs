@@ -16,7 +16,7 @@ use crate::{
         clock::Timestamp,
         conference::{ID_MAX_CHARS, Invitee, MonitorMode, ParticipantType},
         session::{LeadStatus, Party},
-        text::{bounded_text, optional_prose, parse_media_url, required_prose},
+        text::{MediaUrls, bounded_text, optional_prose, required_prose},
         verb::{
             Barge, ConferenceAdd, ConferenceLeave, ConferenceRemove, ConferenceStart, Destination, GetCallState,
             Hangup, Hold, Log, MonitorStart, MonitorStop, Mute, PlayAudio, RecordingPause, RecordingResume,
@@ -46,11 +46,18 @@ wire_enum!(LeadStatus, v1::LeadStatus, {
     Pending, Dialing, Connected, Busy, NoAnswer, Failed, Dnd, Completed, Callback,
 });
 
+/// What a verb is read by beside its request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VerbContext {
+    pub(crate) now: Timestamp,
+    pub(crate) media_urls: MediaUrls,
+}
+
 /// A verb's request, seen as what all of them have in common and the verb itself.
 pub(crate) trait VerbRequest {
     fn call_id(&self) -> &str;
     fn idempotency_key(&self) -> &str;
-    fn verb(self, now: Timestamp, faults: &mut Violations) -> Option<Verb>;
+    fn verb(self, context: VerbContext, faults: &mut Violations) -> Option<Verb>;
 }
 
 /// Implements the common part of [`VerbRequest`] and hands the rest to `$read`.
@@ -58,7 +65,7 @@ macro_rules! verb_request {
     ($request:ident, |$wire:pat_param, $faults:pat_param| $read:expr) => {
         verb_request!($request, |$wire, $faults, _| $read);
     };
-    ($request:ident, |$wire:pat_param, $faults:pat_param, $now:pat_param| $read:expr) => {
+    ($request:ident, |$wire:pat_param, $faults:pat_param, $context:pat_param| $read:expr) => {
         impl VerbRequest for v1::$request {
             fn call_id(&self) -> &str {
                 &self.call_id
@@ -68,7 +75,7 @@ macro_rules! verb_request {
                 &self.idempotency_key
             }
 
-            fn verb(self, $now: Timestamp, $faults: &mut Violations) -> Option<Verb> {
+            fn verb(self, $context: VerbContext, $faults: &mut Violations) -> Option<Verb> {
                 let $wire = self;
                 $read
             }
@@ -98,8 +105,9 @@ verb_request!(HangupRequest, |wire, faults| {
     let metadata = faults.take("metadata", read_object(wire.metadata))?;
     Some(Hangup { metadata }.into())
 });
-verb_request!(HoldRequest, |wire, faults| {
-    let moh_url = wire.moh_url.filter(|url| !url.is_empty()).map(parse_media_url).transpose();
+verb_request!(HoldRequest, |wire, faults, context| {
+    let moh_url = wire.moh_url.filter(|url| !url.is_empty());
+    let moh_url = moh_url.map(|url| context.media_urls.parse(url)).transpose();
     Some(Hold { moh_url: faults.take("moh_url", moh_url)? }.into())
 });
 verb_request!(LogRequest, |wire, faults| {
@@ -118,8 +126,8 @@ verb_request!(MonitorStopRequest, |wire, faults| Some(
 verb_request!(MuteRequest, |wire, faults| Some(
     Mute { party: read_enum("target", wire.target, faults).unwrap_or(Party::Caller) }.into()
 ));
-verb_request!(PlayAudioRequest, |wire, faults| {
-    let speech = read_speech(wire.audio_url, wire.tts_text, wire.voice, faults)?;
+verb_request!(PlayAudioRequest, |wire, faults, context| {
+    let speech = read_speech((wire.audio_url, context.media_urls), wire.tts_text, wire.voice, faults)?;
     Some(PlayAudio { speech }.into())
 });
 verb_request!(RecordingPauseRequest, |wire, faults| {
@@ -132,9 +140,9 @@ verb_request!(RequestSupervisorRequest, |wire, faults| {
     let urgency = read_enum("urgency", wire.urgency, faults).unwrap_or(Urgency::Low);
     Some(RequestSupervisor { reason: reason?, urgency }.into())
 });
-verb_request!(ScheduleCallbackRequest, |wire, faults, now| {
+verb_request!(ScheduleCallbackRequest, |wire, faults, context| {
     let at = wire.scheduled_at.ok_or_else(Fault::required).and_then(read_timestamp);
-    let at = faults.take("scheduled_at", at.and_then(|at| within_a_year(at, now)));
+    let at = faults.take("scheduled_at", at.and_then(|at| within_a_year(at, context.now)));
     let reason = faults.take("reason", optional_prose(wire.reason, REASON_MAX_CHARS));
     let agent = read_optional("voice_agent_id", wire.voice_agent_id.as_deref(), faults);
     Some(ScheduleCallback { at: at?, reason: reason?, agent }.into())
@@ -166,9 +174,9 @@ verb_request!(UnholdRequest, |_, _| Some(Unhold.into()));
 verb_request!(UnmuteRequest, |wire, faults| Some(
     Unmute { party: read_enum("target", wire.target, faults).unwrap_or(Party::Caller) }.into()
 ));
-verb_request!(WhisperRequest, |wire, faults| {
+verb_request!(WhisperRequest, |wire, faults, context| {
     let target = read("target_call_id", &wire.target_call_id, faults);
-    let speech = read_speech(wire.audio_url, wire.tts_text, wire.voice, faults);
+    let speech = read_speech((wire.audio_url, context.media_urls), wire.tts_text, wire.voice, faults);
     Some(Whisper { target: target?, speech: speech? }.into())
 });
 
@@ -185,14 +193,14 @@ fn within_a_year(at: Timestamp, now: Timestamp) -> Result<Timestamp, Fault> {
 }
 
 fn read_speech(
-    audio_url: Option<String>,
+    (audio_url, media_urls): (Option<String>, MediaUrls),
     tts_text: Option<String>,
     voice: Option<v1::Voice>,
     faults: &mut Violations,
 ) -> Option<Speech> {
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let source = match (given(audio_url), given(tts_text)) {
-        (Some(url), None) => faults.take("audio_url", parse_media_url(url).map(Source::AudioUrl)),
+        (Some(url), None) => faults.take("audio_url", media_urls.parse(url).map(Source::AudioUrl)),
         (None, Some(text)) => faults.take("tts_text", required_prose(Some(text), TTS_MAX_CHARS).map(Source::TtsText)),
         (Some(_), Some(_)) | (None, None) => {
             faults.take("audio_url", Err(Fault::new("or tts_text is required, and not both")))

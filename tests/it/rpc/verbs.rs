@@ -604,6 +604,10 @@ async fn music_is_not_fetched_from_a_private_address(world: World) {
         "[fd00::1]",
         "[::ffff:10.0.0.1]",
         "[::ffff:7f00:1]",
+        "[64:ff9b::10.0.0.1]",
+        "[2002:a00:1::1]",
+        "192.0.0.8",
+        "198.18.0.1",
     ];
     for host in hosts {
         let request = HoldRequest { moh_url: Some(format!("https://{host}/a.mp3")), ..call.hold_request("") };
