@@ -17,6 +17,7 @@ use crate::{
     control::{Letter, Unsent},
     domain::{
         Error, Result,
+        destination::Outbound,
         error::Resource,
         hash::Sha256,
         ids::{CallId, IdempotencyKey, OperationId},
@@ -177,7 +178,7 @@ impl Calls {
         }
     }
 
-    /// The verb as the call's state allows it.
+    /// The verb as the call's state and the tenant's rules allow it.
     async fn prepare(&self, session: &Session, verb: Verb, hand: Hand) -> Result<Verb> {
         require_active(session)?;
         let target = match verb.target() {
@@ -185,7 +186,24 @@ impl Calls {
             None => None,
         };
         let target = target.filter(|target| target.sandbox == session.sandbox);
-        verb.prepare(&Scene { session, target: target.as_ref(), is_admin: hand.is_admin })
+        let verb = verb.prepare(&Scene { session, target: target.as_ref(), is_admin: hand.is_admin })?;
+        if let Some(outbound) = verb.outbound() {
+            self.require_permitted(session, outbound).await?;
+        }
+        Ok(verb)
+    }
+
+    /// The tenant's rules as they are now, and not as they were when the call was admitted: who closes a hole closes it
+    /// for live calls too.
+    async fn require_permitted(&self, session: &Session, outbound: Outbound<'_>) -> Result<()> {
+        let tenant = self.tenants.tenant(session.tenant).await?;
+        let tenant = tenant.ok_or_else(|| Error::not_found(Resource::Tenant, session.tenant))?;
+        match &tenant.destination_policy {
+            Some(policy) if !policy.permits(outbound) => {
+                Err(Error::DestinationNotAllowed { call: session.call.clone(), kind: outbound.kind })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Records the operation, sends it to the call's node, and waits for what becomes of it.

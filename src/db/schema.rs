@@ -4,7 +4,7 @@ use diesel::{allow_tables_to_appear_in_same_query, table};
 
 table! {
     use diesel::sql_types::{BigInt, Integer, Nullable, Text};
-    use crate::db::types::{Id, Moment};
+    use crate::db::types::{Document, Id, Moment};
 
     tenants (id) {
         id -> Id,
@@ -14,6 +14,7 @@ table! {
         max_concurrent -> Integer,
         created_at -> Moment,
         updated_at -> Moment,
+        destination_policy -> Nullable<Document>,
     }
 }
 

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    destination::{DestinationType, Outbound},
     ids::CallId,
     text::{bounded_text, check_e164, check_sip_uri},
     violations::Fault,
@@ -61,6 +62,16 @@ impl Invitee {
             }
         }
         Ok(Self { kind, destination })
+    }
+
+    /// Where the party is to be found, unless the platform knows it by itself.
+    pub fn outbound(&self) -> Option<Outbound<'_>> {
+        let kind = match self.kind {
+            ParticipantType::E164 => DestinationType::E164,
+            ParticipantType::SipUri => DestinationType::SipUri,
+            ParticipantType::Agent | ParticipantType::Supervisor => return None,
+        };
+        Some(Outbound { kind, address: &self.destination })
     }
 }
 

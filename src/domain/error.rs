@@ -7,6 +7,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
+    destination::DestinationType,
     ids::{CallId, IdempotencyKey, NodeId, OperationId, SessionId, TenantId, VoiceAgentId},
     lease::Denial,
     rate::{Rate, RateScope},
@@ -31,6 +32,7 @@ words!(
         ScopeRequired = "SCOPE_REQUIRED",
         CallNotBoundToToken = "CALL_NOT_BOUND_TO_TOKEN",
         ConferenceMembershipRequired = "CONFERENCE_MEMBERSHIP_REQUIRED",
+        DestinationNotAllowed = "DESTINATION_NOT_ALLOWED",
         VoiceAgentNotFound = "VOICE_AGENT_NOT_FOUND",
         SessionNotFound = "SESSION_NOT_FOUND",
         OperationNotFound = "OPERATION_NOT_FOUND",
@@ -82,6 +84,8 @@ pub enum Error {
     CallNotBoundToToken { call: CallId },
     #[error("the call neither shares a conference with the other one nor monitors it as the verb needs")]
     ConferenceMembershipRequired { call: CallId, target: CallId, required: Relation },
+    #[error("the tenant's destination_policy does not allow the destination")]
+    DestinationNotAllowed { call: CallId, kind: DestinationType },
     #[error("the call's conference has no member {member}")]
     MemberNotFound { call: CallId, member: String },
     #[error("{} {id} does not exist", .resource.as_str())]
@@ -279,6 +283,7 @@ impl Error {
             Self::ScopeRequired(_) => Reason::ScopeRequired,
             Self::CallNotBoundToToken { .. } => Reason::CallNotBoundToToken,
             Self::ConferenceMembershipRequired { .. } => Reason::ConferenceMembershipRequired,
+            Self::DestinationNotAllowed { .. } => Reason::DestinationNotAllowed,
             Self::MemberNotFound { .. } => Reason::MemberNotFound,
             Self::NotFound { resource, .. } => resource.reason(),
             Self::RevisionNotFound { .. } => Reason::VoiceAgentNotFound,
@@ -320,6 +325,7 @@ impl Error {
             Self::ConferenceMembershipRequired { call, target, required } => {
                 of_call(call, &[("target_call_id", target.as_str()), ("required", required.as_str())])
             }
+            Self::DestinationNotAllowed { call, kind } => of_call(call, &[("destination_type", kind.as_str())]),
             Self::MemberNotFound { call, member } => of_call(call, &[("member_id", member)]),
             Self::NotFound { resource, id } => vec![(resource.id_name(), id.clone())],
             Self::RevisionNotFound { agent, revision } => {
@@ -345,9 +351,7 @@ impl Error {
             }
             Self::IdempotencyKeyReused { key } => vec![("idempotency_key", key.clone())],
             Self::IdempotencyInProgress { key } => vec![("idempotency_key", key.to_string())],
-            Self::CallAlreadyAdmitted { call, agent } => {
-                vec![("call_id", call.to_string()), ("voice_agent_id", agent.to_string())]
-            }
+            Self::CallAlreadyAdmitted { call, agent } => of_call(call, &[("voice_agent_id", &agent.to_string())]),
             Self::MaxConcurrentExceeded(denial) => denial.metadata(),
             Self::QueueFull { agent, queued, limit } => vec![
                 ("voice_agent_id", agent.to_string()),

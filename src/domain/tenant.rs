@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{
     clock::{Env, Timestamp},
+    destination::{DestinationPolicy, DestinationPolicyDraft},
     error::CredentialFault,
     hash::{Sha256, hex},
     ids::{ApiKeyId, TenantId, VoiceAgentId},
@@ -28,6 +29,8 @@ pub struct Tenant {
     pub default_voice_agent_id: Option<VoiceAgentId>,
     /// Cap over all of the tenant's agents; 0 means no cap of its own.
     pub max_concurrent: u32,
+    /// Absent: its calls may be sent anywhere.
+    pub destination_policy: Option<DestinationPolicy>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -40,6 +43,7 @@ pub struct TenantDraft {
     /// Whether there is such an agent is for the store to find out.
     pub default_voice_agent_id: Option<VoiceAgentId>,
     pub max_concurrent: Option<i32>,
+    pub destination_policy: Option<DestinationPolicyDraft>,
 }
 
 words!(
@@ -49,6 +53,7 @@ words!(
         DefaultWsUrl = "default_ws_url",
         DefaultVoiceAgentId = "default_voice_agent_id",
         MaxConcurrent = "max_concurrent",
+        DestinationPolicy = "destination_policy",
     }
 );
 
@@ -60,6 +65,7 @@ impl TenantDraft {
             TenantField::DefaultWsUrl => self.default_ws_url.clone_from(&patch.default_ws_url),
             TenantField::DefaultVoiceAgentId => self.default_voice_agent_id = patch.default_voice_agent_id,
             TenantField::MaxConcurrent => self.max_concurrent = patch.max_concurrent,
+            TenantField::DestinationPolicy => self.destination_policy.clone_from(&patch.destination_policy),
         }
     }
 }
@@ -77,6 +83,7 @@ impl Tenant {
             default_ws_url: self.default_ws_url.clone(),
             default_voice_agent_id: self.default_voice_agent_id,
             max_concurrent: i32::try_from(self.max_concurrent).ok(),
+            destination_policy: self.destination_policy.as_ref().map(Into::into),
         };
         for field in fields {
             draft.overlay(patch, *field);
@@ -111,6 +118,8 @@ impl Tenant {
                 .filter(|value| *value <= TENANT_MAX_CONCURRENT_MAX)
                 .ok_or_else(|| Fault::new(format!("must be 0 (no cap) to {TENANT_MAX_CONCURRENT_MAX}")))
         });
+        let destination_policy = draft.destination_policy.map(DestinationPolicy::parse).transpose();
+        let destination_policy = destination_policy.map_err(|part| faults.absorb("destination_policy", part)).ok();
         let tenant = (|| {
             Some(Self {
                 id,
@@ -118,6 +127,7 @@ impl Tenant {
                 default_ws_url: default_ws_url?,
                 default_voice_agent_id: draft.default_voice_agent_id,
                 max_concurrent: max_concurrent?,
+                destination_policy: destination_policy?,
                 created_at,
                 updated_at,
             })

@@ -36,9 +36,10 @@ const fn code(error: &Error) -> Code {
         | Error::Unauthenticated(CredentialFault::Missing | CredentialFault::Invalid | CredentialFault::Expired) => {
             Code::Unauthenticated
         }
-        Error::ScopeRequired(_) | Error::CallNotBoundToToken { .. } | Error::ConferenceMembershipRequired { .. } => {
-            Code::PermissionDenied
-        }
+        Error::ScopeRequired(_)
+        | Error::CallNotBoundToToken { .. }
+        | Error::ConferenceMembershipRequired { .. }
+        | Error::DestinationNotAllowed { .. } => Code::PermissionDenied,
         Error::MemberNotFound { .. } | Error::NotFound { .. } | Error::RevisionNotFound { .. } => Code::NotFound,
         Error::VoiceAgentInUse { .. }
         | Error::VoiceAgentPaused { .. }

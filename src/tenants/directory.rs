@@ -12,13 +12,14 @@ use crate::{
     db::cache::{Cache, Freshness},
     domain::{
         Result,
+        destination::DestinationPolicy,
         hash::Sha256,
         ids::TenantId,
         tenant::{ApiKey, Tenant},
     },
 };
 
-/// Bytes that a tenant or a key takes, about: short texts and what holds them.
+/// Bytes that a tenant without rules for destinations, or a key, takes, about: short texts and what holds them.
 const ITEM_BYTES: usize = 1_024;
 /// Keys that are looked up at once: a quarter of the connections that a replica has by default.
 const LOOKUPS_AT_ONCE: usize = 4;
@@ -48,7 +49,7 @@ impl Directory {
         let DirectoryLimits { max_bytes, tenant_fresh, key_fresh, outage, key_outage } = limits;
         Self {
             store,
-            tenants: Cache::new("tenants", max_bytes, Freshness { fresh: tenant_fresh, outage }, |_| ITEM_BYTES),
+            tenants: Cache::new("tenants", max_bytes, Freshness { fresh: tenant_fresh, outage }, weight_bytes),
             keys: Cache::new("api_keys", max_bytes, Freshness { fresh: key_fresh, outage: key_outage }, |_| ITEM_BYTES),
             lookups: Semaphore::new(LOOKUPS_AT_ONCE),
         }
@@ -79,4 +80,9 @@ impl Directory {
         self.tenants.doubt_everything();
         self.keys.doubt_everything();
     }
+}
+
+/// A tenant's rules for destinations may be far longer than all else about it.
+fn weight_bytes(tenant: &Tenant) -> usize {
+    ITEM_BYTES + tenant.destination_policy.as_ref().map_or(0, DestinationPolicy::weight_bytes)
 }

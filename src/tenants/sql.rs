@@ -45,7 +45,7 @@ impl SqlTenantStore {
 #[async_trait]
 impl TenantStore for SqlTenantStore {
     async fn create(&self, tenant: &Tenant) -> Result<()> {
-        let row = TenantRow::of(tenant);
+        let row = TenantRow::of(tenant)?;
         self.db
             .of(tenant.id)
             .run(move |conn| {
@@ -113,7 +113,7 @@ impl TenantStore for SqlTenantStore {
     }
 
     async fn update(&self, tenant: &Tenant, read: &Tenant, pinned: Option<VoiceAgentId>) -> Result<Changed> {
-        let (row, id, read) = (TenantRow::of(tenant), tenant.id, read.clone());
+        let (row, id, read) = (TenantRow::of(tenant)?, tenant.id, read.clone());
         self.db
             .of(tenant.id)
             .transaction(move |conn| {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Effect, Executor, JsonObject, Result, Rules, Scene, Session};
+use super::{Done, Effect, Executor, JsonObject, Outbound, Result, Rules, Scene, Session};
 use crate::domain::{
     conference::{Invitee, MEMBERS_MAX, Member},
     event::conference_changed,
@@ -19,6 +19,10 @@ pub struct ConferenceAdd {
 
 impl Rules for ConferenceAdd {
     const EXECUTOR: Executor = Executor::Node;
+
+    fn outbound(&self) -> Option<Outbound<'_>> {
+        self.invitee.outbound()
+    }
 
     fn prepare(self, scene: &Scene<'_>) -> Result<Self> {
         let conference = scene.conference()?;

@@ -66,6 +66,7 @@ pub use self::{
     whisper::Whisper,
 };
 use super::{
+    destination::Outbound,
     error::Result,
     ids::CallId,
     session::{Outcome, Session},
@@ -80,6 +81,11 @@ pub trait Rules: Sized {
 
     /// The other call that the verb concerns and that must be looked at before it is judged.
     fn target(&self) -> Option<&CallId> {
+        None
+    }
+
+    /// Where beyond the platform the verb reaches, once it is prepared: what the tenant's rules are asked about.
+    fn outbound(&self) -> Option<Outbound<'_>> {
         None
     }
 
@@ -130,6 +136,10 @@ macro_rules! registry {
 
             pub fn target(&self) -> Option<&CallId> {
                 match self { $(Self::$name(verb) => verb.target()),+ }
+            }
+
+            pub fn outbound(&self) -> Option<Outbound<'_>> {
+                match self { $(Self::$name(verb) => verb.outbound()),+ }
             }
 
             pub fn prepare(self, scene: &Scene<'_>) -> Result<Self> {

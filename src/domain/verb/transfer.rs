@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Effect, Executor, JsonObject, Outcome, Result, Rules, Scene, Session};
+use super::{Done, Effect, Executor, JsonObject, Outbound, Outcome, Result, Rules, Scene, Session};
 use crate::domain::{
     Error,
+    destination::DestinationType,
     event::{Event, EventType},
     text::{bounded_text, check_e164, check_sip_uri},
     violations::Fault,
@@ -34,6 +35,14 @@ impl Destination {
         check_sip_uri(&uri).map(|()| Self::SipUri(uri))
     }
 
+    fn outbound(&self) -> Option<Outbound<'_>> {
+        match self {
+            Self::AgentQueue(_) => None,
+            Self::E164(number) => Some(Outbound { kind: DestinationType::E164, address: number }),
+            Self::SipUri(uri) => Some(Outbound { kind: DestinationType::SipUri, address: uri }),
+        }
+    }
+
     fn described(&self) -> Value {
         match self {
             Self::AgentQueue(name) => json!({"agent_queue": name}),
@@ -57,6 +66,10 @@ pub struct Transfer {
 
 impl Rules for Transfer {
     const EXECUTOR: Executor = Executor::Node;
+
+    fn outbound(&self) -> Option<Outbound<'_>> {
+        self.destination.as_ref().and_then(Destination::outbound)
+    }
 
     fn prepare(self, scene: &Scene<'_>) -> Result<Self> {
         let of_agent = || scene.session.routing.transfer_destination.as_deref().map(Destination::of_agent);

@@ -1,12 +1,14 @@
 //! Tenants and keys on the wire.
 
 use super::{
-    number, read_optional,
+    WireEnum as _, number, read_optional,
     value::{read_timestamp, timestamp},
+    wire_enum,
 };
 use crate::{
     domain::{
         Result,
+        destination::{DestinationPolicy, DestinationPolicyDraft, NumberClass},
         ids::TenantId,
         principal::Principal,
         tenant::{ApiKey, ApiKeyDraft, Scope, Tenant, TenantDraft, TenantField},
@@ -19,6 +21,8 @@ use crate::{
 /// Paths of a tenant that the service alone writes.
 const READ_ONLY: [&str; 3] = ["id", "created_at", "updated_at"];
 
+wire_enum!(NumberClass, v1::NumberClass, { PremiumRate, Satellite, GlobalNetwork });
+
 pub(crate) fn read_tenant(wire: Option<v1::Tenant>) -> Result<TenantDraft> {
     let wire = wire.unwrap_or_default();
     if wire.default_voice_agent_id.is_some_and(|id| !id.is_empty()) {
@@ -30,7 +34,28 @@ pub(crate) fn read_tenant(wire: Option<v1::Tenant>) -> Result<TenantDraft> {
         default_ws_url: wire.default_ws_url,
         default_voice_agent_id: None,
         max_concurrent: wire.max_concurrent,
+        destination_policy: wire.destination_policy.map(read_policy),
     })
+}
+
+fn read_policy(wire: v1::DestinationPolicy) -> DestinationPolicyDraft {
+    let class = |number: i32| v1::NumberClass::try_from(number).ok().and_then(NumberClass::read);
+    DestinationPolicyDraft {
+        e164_allow_prefixes: wire.e164_allow_prefixes,
+        e164_deny_prefixes: wire.e164_deny_prefixes,
+        deny_classes: wire.deny_classes.into_iter().map(class).collect(),
+        sip_allow_hosts: wire.sip_allow_hosts,
+    }
+}
+
+fn write_policy(policy: &DestinationPolicy) -> v1::DestinationPolicy {
+    let class = |class: &NumberClass| v1::NumberClass::from(*class).into();
+    v1::DestinationPolicy {
+        e164_allow_prefixes: policy.e164_allow_prefixes().map(str::to_owned).collect(),
+        e164_deny_prefixes: policy.e164_deny_prefixes().map(str::to_owned).collect(),
+        deny_classes: policy.deny_classes().iter().map(class).collect(),
+        sip_allow_hosts: policy.sip_allow_hosts().map(str::to_owned).collect(),
+    }
 }
 
 pub(crate) fn read_update(wire: v1::UpdateTenantRequest, principal: &Principal) -> Result<(TenantId, TenantPatch)> {
@@ -50,6 +75,7 @@ pub(crate) fn read_update(wire: v1::UpdateTenantRequest, principal: &Principal) 
         name: tenant.name,
         default_ws_url: tenant.default_ws_url,
         max_concurrent: tenant.max_concurrent,
+        destination_policy: tenant.destination_policy.map(read_policy),
     };
     match id {
         Some(id) => Ok((id, TenantPatch { draft, fields, faults })),
@@ -83,6 +109,7 @@ fn present(wire: &v1::Tenant) -> Vec<TenantField> {
         TenantField::DefaultWsUrl => wire.default_ws_url.is_some(),
         TenantField::DefaultVoiceAgentId => wire.default_voice_agent_id.is_some(),
         TenantField::MaxConcurrent => wire.max_concurrent.is_some(),
+        TenantField::DestinationPolicy => wire.destination_policy.is_some(),
     };
     TenantField::ALL.iter().filter(|field| written(field)).copied().collect()
 }
@@ -94,6 +121,7 @@ pub(crate) fn write_tenant(tenant: &Tenant) -> v1::Tenant {
         default_ws_url: tenant.default_ws_url.clone(),
         default_voice_agent_id: tenant.default_voice_agent_id.map(|id| id.to_string()),
         max_concurrent: Some(number(tenant.max_concurrent)),
+        destination_policy: tenant.destination_policy.as_ref().map(write_policy),
         created_at: Some(timestamp(tenant.created_at)),
         updated_at: Some(timestamp(tenant.updated_at)),
     }

@@ -27,11 +27,12 @@ pub(super) struct TenantRow {
     max_concurrent: i32,
     created_at: At,
     updated_at: At,
+    destination_policy: Option<Json>,
 }
 
 impl TenantRow {
-    pub(super) fn of(tenant: &Tenant) -> Self {
-        Self {
+    pub(super) fn of(tenant: &Tenant) -> Result<Self> {
+        Ok(Self {
             id: tenant.id.into(),
             name: tenant.name.clone(),
             default_ws_url: tenant.default_ws_url.clone(),
@@ -39,7 +40,8 @@ impl TenantRow {
             max_concurrent: to_integer(tenant.max_concurrent),
             created_at: tenant.created_at.into(),
             updated_at: tenant.updated_at.into(),
-        }
+            destination_policy: tenant.destination_policy.as_ref().map(Json::of).transpose()?,
+        })
     }
 }
 
@@ -53,6 +55,10 @@ impl TryFrom<TenantRow> for Tenant {
             default_ws_url: row.default_ws_url,
             default_voice_agent_id: row.default_voice_agent_id.map(Into::into),
             max_concurrent: from_integer(row.max_concurrent, "tenants.max_concurrent")?,
+            destination_policy: row
+                .destination_policy
+                .map(|policy| policy.read("tenants.destination_policy"))
+                .transpose()?,
             created_at: row.created_at.into(),
             updated_at: row.updated_at.into(),
         })

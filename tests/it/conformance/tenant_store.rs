@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use voxgate::{
     domain::{
         Env, Error, Timestamp,
+        destination::{DestinationPolicy, DestinationPolicyDraft, NumberClass},
         error::Resource,
         hash::Sha256,
         ids::{ApiKeyId, TenantId},
@@ -52,7 +53,14 @@ fn key(tenant: TenantId) -> ApiKey {
 
 async fn a_tenant_reads_back_as_it_was_written(stores: &Stores) {
     let plain = tenant("Ada");
+    let policy = DestinationPolicyDraft {
+        e164_allow_prefixes: vec!["+49".into()],
+        e164_deny_prefixes: vec!["+4930".into(), "+1".into()],
+        deny_classes: NumberClass::ALL.iter().copied().map(Some).collect(),
+        sip_allow_hosts: vec!["*.trunk.example".into(), "[2001:db8::1]".into()],
+    };
     let full = Tenant {
+        destination_policy: Some(DestinationPolicy::parse(policy).expect("valid rules")),
         default_ws_url: Some("wss://ai.example/ws".into()),
         max_concurrent: 1_000_000,
         updated_at: at(7),
@@ -154,15 +162,19 @@ async fn tenants_are_listed_newest_first_page_by_page(stores: &Stores) {
 }
 
 async fn a_tenant_is_written_only_over_what_was_read(stores: &Stores) {
-    let read = Tenant { default_ws_url: Some("wss://ai.example/ws".into()), ..tenant("Ada") };
+    let read = Tenant {
+        default_ws_url: Some("wss://ai.example/ws".into()),
+        destination_policy: Some(DestinationPolicy::default()),
+        ..tenant("Ada")
+    };
     stores.tenants.create(&read).await.expect("written");
     let first = Tenant { name: "Bea".into(), default_ws_url: None, updated_at: at(1), ..read.clone() };
-    let second = Tenant { max_concurrent: 7, updated_at: at(2), ..read.clone() };
+    let second = Tenant { max_concurrent: 7, destination_policy: None, updated_at: at(2), ..read.clone() };
     let update = async |tenant: &Tenant, read: &Tenant| stores.tenants.update(tenant, read, None).await;
     assert_eq!(update(&first, &read).await.expect("an answer"), Changed::Done);
     assert_eq!(update(&second, &read).await.expect("an answer"), Changed::Stale);
     assert_eq!(stores.tenants.get(read.id).await.expect("an answer"), Some(first.clone()), "absent means cleared");
-    let both = Tenant { max_concurrent: 7, updated_at: at(2), ..first.clone() };
+    let both = Tenant { max_concurrent: 7, destination_policy: None, updated_at: at(2), ..first.clone() };
     assert_eq!(update(&both, &first).await.expect("an answer"), Changed::Done);
     assert_eq!(stores.tenants.get(read.id).await.expect("an answer"), Some(both.clone()));
     let unknown = tenant("Ada");

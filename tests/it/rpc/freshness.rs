@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use secrecy::ExposeSecret as _;
 use tonic::Code;
 use voxgate::proto::v1::{
-    DeleteVoiceAgentRequest, GetVoiceAgentRequest, ListVoiceAgentsRequest, PauseVoiceAgentRequest,
-    ResolveVoiceAgentRequest, RevokeApiKeyRequest, SetDefaultVoiceAgentRequest, Tenant, UpdateTenantRequest,
-    UpdateVoiceAgentRequest, VoiceAgent,
+    ConferenceAddRequest, ConferenceStartRequest, DeleteVoiceAgentRequest, DestinationPolicy, GetVoiceAgentRequest,
+    ListVoiceAgentsRequest, ParticipantType, PauseVoiceAgentRequest, ResolveVoiceAgentRequest, RevokeApiKeyRequest,
+    SetDefaultVoiceAgentRequest, Tenant, UpdateTenantRequest, UpdateVoiceAgentRequest, VoiceAgent,
 };
 
 use crate::harness::{
     client::{Caller, Explained as _, granted, refused},
     postgres::{PrivatePostgres, as_superuser, execute, fresh_database},
+    raw_node::{RawNode, hello},
     redis::PrivateRedis,
     server::TestServer,
     world::{TENANT_SCOPES, World, acquire, eventually, unique},
@@ -143,6 +144,39 @@ async fn what_is_paused_deleted_pinned_or_capped_here_is_so_for_calls_there() {
         (reason(two.map(|_| ())).as_deref() == Some("MAX_CONCURRENT_EXCEEDED")).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_is_denied_here_is_denied_to_calls_there() {
+    let (database, redis) = (fresh_database(), PrivateRedis::start());
+    let Pair { here, there, _servers } = pair(&database, &redis).await;
+    let (raw, _) = RawNode::welcomed(&there, hello(&there, &unique("node"))).await;
+    let commands = raw.obey();
+    let slot = there.admit(&there.agent(1).await.id).await;
+    let mut service = there.caller.with(&slot.callback_token).calls();
+    let start = ConferenceStartRequest { call_id: slot.call_id.clone(), ..ConferenceStartRequest::default() };
+    granted(service.conference_start(start).await);
+    let add = ConferenceAddRequest {
+        call_id: slot.call_id.clone(),
+        participant_type: ParticipantType::E164.into(),
+        destination: "+97912345".into(),
+        ..ConferenceAddRequest::default()
+    };
+    granted(service.conference_add(add.clone()).await);
+    let policy = DestinationPolicy { e164_deny_prefixes: vec!["+979".into()], ..DestinationPolicy::default() };
+    let tenant = Tenant { id: here.tenant.clone(), destination_policy: Some(policy), ..Tenant::default() };
+    let request = UpdateTenantRequest { tenant: Some(tenant), update_mask: None };
+    granted(here.operator.tenants().update_tenant(request).await);
+    eventually("the denial", async || {
+        let answer = there.caller.with(&slot.callback_token).calls().conference_add(add.clone()).await;
+        answer.err().filter(|status| status.reason() == "DESTINATION_NOT_ALLOWED")
+    })
+    .await;
+    let dialled = commands.of_call(&slot.call_id).len();
+    // A call takes ten verbs a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    refused(service.conference_add(add).await, Code::PermissionDenied, "DESTINATION_NOT_ALLOWED");
+    assert_eq!(commands.of_call(&slot.call_id).len(), dialled);
 }
 
 /// Asks with the key until it is refused, and answers how long that took.

@@ -6,6 +6,7 @@ mod credentials;
 pub(crate) mod descriptors;
 mod field_rules;
 mod freshness;
+mod guard_rails;
 mod keys;
 mod lists;
 pub(crate) mod matrix;
