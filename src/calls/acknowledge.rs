@@ -4,7 +4,8 @@ use super::{Calls, finish::Node};
 use crate::{
     domain::{
         Error, Result,
-        error::{Reason, Relation},
+        conference::Relation,
+        error::Reason,
         ids::{CallId, OperationId},
         node::NodeAddress,
         operation::{Acknowledgement, Failure, Operation},

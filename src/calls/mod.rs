@@ -14,6 +14,7 @@ mod control;
 mod credential;
 mod delete_agent;
 mod finish;
+mod inquire;
 mod mail;
 mod node_events;
 mod node_stream;

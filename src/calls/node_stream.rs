@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::{
@@ -30,6 +31,9 @@ use crate::{
     },
     nodes::Connection,
 };
+
+/// Calls of one node that are looked at side by side when it presents them: their leases wait for it.
+const TAKE_UPS: usize = 16;
 
 /// When a token is tried to be replaced again, where that failed: well before it expires.
 const REFRESH_RETRY: Duration = Duration::from_secs(20);
@@ -196,23 +200,35 @@ impl NodeStream {
         self.calls.nodes.list(self.address(), live.iter().map(|live| &live.call));
         let order: Vec<CallId> = live.iter().map(|live| live.call.clone()).collect();
         let mut fates = HashMap::with_capacity(live.len());
-        let mut ours = Vec::with_capacity(live.len());
         let address = self.address();
+        let mut proven = Vec::with_capacity(live.len());
         for LiveCall { call, lease } in live {
             let claim = self.calls.leases.verify(address.tenant, &call, &lease);
-            let Some(claim) = claim.filter(|claim| claim.sandbox == address.sandbox) else {
-                // Not a lease of this call: nobody's.
-                let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
-                fates.insert(call, Renewed::Lost);
-                continue;
-            };
-            if self.calls.nodes.hosts(address, &call, claim.lease) || self.take_up(&call, claim).await? {
-                ours.push((call, claim));
-            } else {
-                let fate = self.disown(&call, claim).await?;
-                fates.insert(call, fate);
+            match claim.filter(|claim| claim.sandbox == address.sandbox) {
+                Some(claim) => proven.push((call, claim)),
+                None => {
+                    // Not a lease of this call: nobody's.
+                    let _ = self.calls.nodes.post(address, ToNode::LeaseLost { call: call.clone(), lease });
+                    fates.insert(call, Renewed::Lost);
+                }
             }
         }
+        let (mut ours, strange): (Vec<_>, Vec<_>) =
+            proven.into_iter().partition(|(call, claim)| self.calls.nodes.hosts(address, call, claim.lease));
+        let mut looked_at = stream::iter(strange)
+            .map(|(call, claim)| async move {
+                let fate =
+                    if self.take_up(&call, claim).await? { None } else { Some(self.disown(&call, claim).await?) };
+                Ok::<_, Error>((call, claim, fate))
+            })
+            .buffer_unordered(TAKE_UPS);
+        while let Some((call, claim, fate)) = looked_at.try_next().await? {
+            match fate {
+                None => ours.push((call, claim)),
+                Some(fate) => drop(fates.insert(call, fate)),
+            }
+        }
+        drop(looked_at);
         fates.extend(self.renew(ours).await?);
         Ok(order.into_iter().filter_map(|call| fates.remove(&call).map(|fate| (call, fate))).collect())
     }
@@ -223,7 +239,8 @@ impl NodeStream {
         let address = self.address();
         let host = |session: &mut Session| session.node = Some(address.node.clone());
         let hosted = async {
-            match self.calls.sessions.get(address.tenant, claim.session).await? {
+            match self.calls.sessions.get(address.tenant, claim.session).await?.filter(Session::is_active) {
+                Some(session) if session.node_address().as_ref() == Some(address) => Ok(Some(session)),
                 Some(session) => self.calls.change_session(&session, host).await,
                 None => Ok(None),
             }

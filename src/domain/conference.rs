@@ -80,6 +80,11 @@ words!(
     MonitorMode { Listen = "LISTEN", ListenAndWhisper = "LISTEN_AND_WHISPER" }
 );
 
+words!(
+    /// What one call must have to do with another one.
+    Relation { Conference = "conference", Monitor = "monitor", Whisper = "whisper" }
+);
+
 /// A call's listening in on another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Monitor {

@@ -7,6 +7,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
+    conference::Relation,
     destination::DestinationType,
     ids::{CallId, IdempotencyKey, NodeId, OperationId, SessionId, TenantId, VoiceAgentId},
     lease::Denial,
@@ -147,9 +148,8 @@ pub enum Error {
 
 /// What is told of a call.
 fn of_call(call: &CallId, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
-    std::iter::once(("call_id", call.to_string()))
-        .chain(more.iter().map(|(name, value)| (*name, (*value).to_owned())))
-        .collect()
+    let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    std::iter::once(("call_id", call.to_string())).chain(more).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -161,11 +161,6 @@ pub enum CredentialFault {
     #[error("the credential has expired")]
     Expired,
 }
-
-words!(
-    /// What one call must have to do with another one.
-    Relation { Conference = "conference", Monitor = "monitor", Whisper = "whisper" }
-);
 
 words!(Resource {
     VoiceAgent = "voice agent",
@@ -331,8 +326,8 @@ impl Error {
             Self::RevisionNotFound { agent, revision } => {
                 vec![("voice_agent_id", agent.to_string()), ("revision", revision.to_string())]
             }
-            Self::VoiceAgentInUse { agent, active_sessions } => {
-                vec![("voice_agent_id", agent.to_string()), ("active_sessions", active_sessions.to_string())]
+            Self::VoiceAgentInUse { agent, active_sessions: active } => {
+                vec![("voice_agent_id", agent.to_string()), ("active_sessions", active.to_string())]
             }
             Self::VoiceAgentPaused { agent } | Self::VoiceAgentArchived { agent } => {
                 vec![("voice_agent_id", agent.to_string())]

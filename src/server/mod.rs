@@ -6,6 +6,7 @@
 mod admin;
 mod bootstrap;
 mod connections;
+mod health;
 mod rooms;
 mod secrets;
 mod streams;
@@ -32,6 +33,7 @@ use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
 use self::{
+    health::{report_health, set},
     rooms::{Rooms, bus},
     upkeep::{sweep, tend, upkeep, write},
     workers::Workers,
@@ -58,9 +60,6 @@ use crate::{
         TokenKey, TokenSigner,
     },
 };
-
-/// How often health looks at the stores.
-const HEALTH_EVERY: Duration = Duration::from_secs(1);
 
 /// The two homes of state.
 #[derive(Debug, Clone)]
@@ -347,40 +346,6 @@ async fn token_key(
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
         }
     }
-}
-
-/// Tells the standard health service what readiness finds, a status a service.
-async fn report_health(
-    reporter: HealthReporter,
-    readiness: admin::Readiness,
-    nodes: Arc<NodeRegistry>,
-    closing: CancellationToken,
-) {
-    loop {
-        let found = readiness.look().await;
-        for service in SERVICES {
-            // Agents and tenants live in the database alone, sessions beside the slots too; calls outlast the database.
-            let serves = match service {
-                name if name.ends_with("VoiceAgentService") || name.ends_with("TenantService") => {
-                    found.database && found.serving
-                }
-                name if name.ends_with("SessionService") => found.database && found.slots && found.serving,
-                _ => found.is_ready(),
-            };
-            set(&reporter, service, serves).await;
-        }
-        set(&reporter, "", found.is_ready()).await;
-        metrics::gauge!("voxgate_nodes_connected").set(u32::try_from(nodes.connected()).unwrap_or(u32::MAX));
-        tokio::select! {
-            () = closing.cancelled() => return,
-            () = tokio::time::sleep(HEALTH_EVERY) => {}
-        }
-    }
-}
-
-async fn set(reporter: &HealthReporter, service: &str, serving: bool) {
-    let status = if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
-    reporter.set_service_status(service, status).await;
 }
 
 macro_rules! reflection {

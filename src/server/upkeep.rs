@@ -18,7 +18,11 @@ pub(super) async fn sweep(calls: Calls, closing: CancellationToken) {
 }
 
 pub(super) async fn tend(calls: Calls, closing: CancellationToken) {
-    tokio::join!(calls.tend_until(closing.clone()), calls.look_at_nodes_until(closing));
+    tokio::join!(
+        calls.tend_until(closing.clone()),
+        calls.inquire_until(closing.clone()),
+        calls.look_at_nodes_until(closing)
+    );
 }
 
 /// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used and

@@ -96,6 +96,9 @@ pub trait OperationStore: Send + Sync + std::fmt::Debug {
 
     async fn get(&self, tenant: TenantId, id: OperationId) -> Result<Option<Operation>>;
 
+    /// Operations of all tenants that were accepted from `from` to `to` and have not come to an end, oldest first.
+    async fn open(&self, from: Timestamp, to: Timestamp, limit: u16) -> Result<Vec<Operation>>;
+
     /// The session's log, oldest first.
     async fn log(&self, tenant: TenantId, session: SessionId) -> Result<Vec<LogEntry>>;
 

@@ -14,3 +14,4 @@ mod recovery;
 mod redis_faults;
 mod rpc;
 mod tls;
+mod verb_chaos;

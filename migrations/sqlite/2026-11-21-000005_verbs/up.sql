@@ -5,6 +5,9 @@ ALTER TABLE sessions ADD COLUMN record TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE sessions ADD COLUMN ends_at INTEGER;
 CREATE INDEX sessions_over ON sessions (ends_at) WHERE status = 'ACTIVE' AND ends_at IS NOT NULL;
 
+-- Operations of which it is not known what became of them.
+CREATE INDEX operations_open ON operations (accepted_at) WHERE state NOT IN ('SUCCEEDED', 'FAILED');
+
 CREATE TABLE session_log (
     tenant_id BLOB NOT NULL,
     session_id BLOB NOT NULL,

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{CallId, Done, Effect, Executor, Result, Rules, Scene, Session};
 use crate::domain::{
     Error,
-    conference::{MONITORS_MAX, Monitor, MonitorMode},
-    error::Relation,
+    conference::{MONITORS_MAX, Monitor, MonitorMode, Relation},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use super::{CallId, Result, Session};
 use crate::domain::{
     Error,
-    conference::{Conference, Monitor},
-    error::{Relation, Resource},
+    conference::{Conference, Monitor, Relation},
+    error::Resource,
 };
 
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CallId, Executor, Result, Rules, Scene, Speech};
-use crate::domain::{conference::MonitorMode, error::Relation};
+use crate::domain::conference::{MonitorMode, Relation};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whisper {

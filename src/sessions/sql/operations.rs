@@ -4,7 +4,9 @@
 //! what the one before has left.
 
 use async_trait::async_trait;
-use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _};
+use diesel::{
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _, dsl::sql, sql_types::Bool,
+};
 use diesel_async::RunQueryDsl as _;
 
 use super::{
@@ -181,6 +183,24 @@ impl OperationStore for SqlOperationStore {
 
     async fn get(&self, tenant: TenantId, id: OperationId) -> Result<Option<Operation>> {
         self.db.of(tenant).run(move |conn| Box::pin(by_id(conn, tenant, id))).await
+    }
+
+    async fn open(&self, from: Timestamp, to: Timestamp, limit: u16) -> Result<Vec<Operation>> {
+        self.db
+            .of_everyone()
+            .run(move |conn| {
+                Box::pin(async move {
+                    let open = operations::table
+                        .filter(operations::accepted_at.between(At(from), At(to)))
+                        // As the index says it.
+                        .filter(sql::<Bool>("state NOT IN ('SUCCEEDED', 'FAILED')"))
+                        .order(operations::accepted_at)
+                        .limit(limit.into());
+                    let rows = query!(conn, c => open.select(OperationRow::as_select()).load(c).await)?;
+                    rows.into_iter().map(Operation::try_from).collect()
+                })
+            })
+            .await
     }
 
     async fn log(&self, tenant: TenantId, session: SessionId) -> Result<Vec<LogEntry>> {

@@ -39,6 +39,7 @@ on_every_backend![
     of_a_session_that_is_over_the_record_alone_is_written,
     an_unknown_fate_is_resolved_later,
     a_final_state_stays,
+    what_has_not_come_to_an_end_is_told,
     what_no_node_is_needed_for_is_done_and_recorded_at_once,
     what_is_done_under_a_key_is_done_once,
     a_session_that_is_over_takes_no_more_and_a_retry_is_still_answered,
@@ -345,6 +346,25 @@ async fn an_unknown_fate_is_resolved_later(stores: &Stores) {
     settle(stores, &hold, Ok(NodeResult::default())).await.expect("it is settled");
     assert_eq!(get(stores, &hold).await.expect("the operation").state, OperationState::Succeeded);
     assert!(session_of(stores, &hold).await.state.held);
+}
+
+async fn what_has_not_come_to_an_end_is_told(stores: &Stores) {
+    let session = stores.session(stores.tenant().await, "call").await;
+    let mut ids = Vec::new();
+    for second in 10..15 {
+        let mute = Operation { accepted_at: at(second), ..on(&session, Mute { party: Party::Caller }) };
+        begin(stores, &mute).await;
+        ids.push(mute);
+    }
+    stores.operations.lose(session.tenant, ids[1].id).await.expect("an answer");
+    settle(stores, &ids[2], Ok(NodeResult::default())).await.expect("it is settled");
+    let told = async |from, to, limit| {
+        let open = stores.operations.open(at(from), at(to), limit).await.expect("an answer");
+        open.into_iter().map(|operation| operation.id).collect::<Vec<_>>()
+    };
+    assert_eq!(told(0, 100, 100).await, [ids[0].id, ids[1].id, ids[3].id, ids[4].id]);
+    assert_eq!(told(11, 13, 100).await, [ids[1].id, ids[3].id]);
+    assert_eq!(told(0, 100, 1).await, [ids[0].id]);
 }
 
 async fn a_final_state_stays(stores: &Stores) {

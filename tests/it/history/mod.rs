@@ -163,7 +163,7 @@ impl Stage {
 
 /// The number that a variable of the test's own holds.
 #[expect(clippy::disallowed_methods, reason = "these variables are the test's, not the service's")]
-fn number(variable: &str) -> Option<u64> {
+pub(crate) fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 

@@ -82,6 +82,8 @@ pub(super) struct Row {
     pub(super) fence: Fence,
     /// What a credential that suffices is answered about its own, where that is not OK: what its call's state says.
     pub(super) own: Option<(Code, &'static str)>,
+    /// Its answer tells the time: no two are alike.
+    pub(super) tells_time: bool,
     /// What the call's own callback token is answered, where a key that suffices is granted.
     pub(super) of_token: Option<(Code, &'static str)>,
     request: Encoded,
@@ -110,6 +112,10 @@ impl Row {
         Self { fence, ..self }
     }
 
+    fn telling_the_time(self) -> Self {
+        Self { tells_time: true, ..self }
+    }
+
     fn answering_its_token(self, code: Code, reason: &'static str) -> Self {
         Self { of_token: Some((code, reason)), ..self }
     }
@@ -121,7 +127,7 @@ impl Row {
 
 fn row<M: Message>(rpc: &'static str, needs: Needs, names: Names, request: impl Fn(&Holdings) -> M + 'static) -> Row {
     let request = Box::new(move |names: &Holdings| request(names).encode_to_vec());
-    Row { rpc, needs, names, fence: Fence::Open, own: None, of_token: None, request }
+    Row { rpc, needs, names, fence: Fence::Open, own: None, of_token: None, tells_time: false, request }
 }
 
 /// A verb on a call, whose session a sandbox key does not see if it is live.
@@ -421,6 +427,7 @@ fn sessions() -> Vec<Row> {
         row("SessionService/RevokeToken", Needs::Scopes(&["ai_sessions:control_admin"]), Names::Anything, |it| {
             wire::RevokeTokenRequest { target: Some(revoke_token_request::Target::Jti(it.jti.clone())) }
         })
+        .telling_the_time()
         .behind(Fence::Idle),
         row("SessionService/GetOperation", SESSION_OR_TOKEN, Names::Operation, |it| wire::GetOperationRequest {
             operation_id: it.operation.clone(),
