@@ -107,7 +107,7 @@ impl NodeStream {
         let (mailbox, mail) = mpsc::channel(MAILBOX);
         self.calls.deliver(self.attachment.clone(), mail);
         match self.calls.bus.attach(&self.attachment, mailbox).await {
-            // The first heartbeat tries again.
+            // It is tried again with each look after the stream.
             Err(error @ Error::Unavailable(..)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a node is not announced to other replicas");
                 Ok(())
@@ -134,8 +134,8 @@ impl NodeStream {
                 self.adopt(live).await
             }
         };
-        let (kept, renewed, refreshed) = tokio::join!(self.keep(), renewed, self.refresh_tokens());
-        kept.and(renewed.map(|_| ())).and(refreshed)
+        let (renewed, refreshed) = tokio::join!(renewed, self.refresh_tokens());
+        renewed.map(|_| ()).and(refreshed)
     }
 
     /// Replaces the tokens that are old enough; the node passes the new ones on.
@@ -181,12 +181,17 @@ impl NodeStream {
         self.workers.told(call.clone().as_str(), Told::Event { call, event }).await;
     }
 
-    /// Waits until the stream's credential opens nothing any more, and answers why: what was revoked, has
-    /// expired or was rotated away does not keep a stream that it opened before.
-    pub async fn shut_out(&self) -> Error {
+    /// Says to the other replicas, as long as the stream lasts, that the node is here, whether or not it says anything
+    /// itself. Ends when the stream's credential opens nothing any more, and answers why: what was revoked, has expired or
+    /// was rotated away does not keep a stream that it opened before.
+    pub async fn tend(&self) -> Error {
         loop {
             tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
-            if let Err(error) = self.calls.check_credential(self.credential).await {
+            let (kept, checked) = tokio::join!(self.keep(), self.calls.check_credential(self.credential));
+            if let Err(error) = kept {
+                tracing::warn!(error = &error as &dyn std::error::Error, "other replicas do not hear of a node");
+            }
+            if let Err(error) = checked {
                 return error;
             }
         }

@@ -75,7 +75,7 @@ impl Api {
         tokio::select! {
             heard = listen => heard,
             () = deliver => Ok(()),
-            refused = node.shut_out() => Err(refused),
+            refused = node.tend() => Err(refused),
             () = self.closing.cancelled() => Err(Error::Unavailable(Dependency::Replica, None)),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A node's mail lies in a hash beside the tenant's slots, numbered, until it is settled. The step that puts a letter
 //! there also publishes it to the replica that the node is connected to. What was published and not heard is found by
-//! its number: a gap is filled at once, and with each heartbeat it is asked for what is newer.
+//! its number: a gap is filled at once, and it is asked every few seconds for what is newer.
 
 use std::{
     collections::HashMap,
@@ -149,7 +149,7 @@ impl RedisBus {
     async fn catch_up(&self, attachment: &Attachment) {
         if let Err(error) = self.keep_on(attachment, None).await {
             let error = &error as &dyn std::error::Error;
-            tracing::debug!(node.id = %attachment.node.node, error, "a node's mail is read with its next heartbeat");
+            tracing::debug!(node.id = %attachment.node.node, error, "a node's mail is read with the next look after its stream");
         }
     }
 
