@@ -122,13 +122,28 @@ struct NodeSim {
     /// Speak audio.jambonz.org instead of audio.drachtio.org.
     #[arg(long)]
     jambonz: bool,
-    /// What it does with verbs.
+    /// What it does with the verbs of which no --fail says anything.
     #[arg(long, value_enum, default_value = "accept")]
     verbs: Verbs,
-    /// Milliseconds between carrying a verb out and acknowledging it.
-    #[arg(long, default_value_t = 0)]
+    /// Milliseconds between carrying a verb out and acknowledging it; an hour at most.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=SLOWEST_MS))]
     ack_delay_ms: u64,
+    /// A failure with the commands of a verb; may be given again.
+    ///
+    /// VERB is one that nodes carry out, such as transfer or send_dtmf, or * for each of them.
+    ///
+    /// FAILURE is one of: slow=MS (acknowledged so many milliseconds late), reject (refused), ignore (neither carried
+    /// out nor acknowledged), disconnect (carried out, and the stream dropped before it is acknowledged; the node
+    /// connects again and acknowledges it when it comes again), duplicate-ack (acknowledged twice).
+    ///
+    /// N is for how many commands; without it, for all. The first --fail decides that names the verb and is not used
+    /// up. A command that comes again is acknowledged as it was, whatever is said here.
+    #[arg(long, value_name = "VERB:FAILURE[:N]")]
+    fail: Vec<node_sim::Rule>,
 }
+
+/// As a flag takes it.
+const SLOWEST_MS: u64 = node_sim::SLOWEST.as_secs() * 1_000;
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Verbs {
@@ -209,6 +224,7 @@ impl NodeSim {
                     Verbs::Reject => node_sim::Policy::Reject,
                     Verbs::Ignore => node_sim::Policy::Ignore,
                 },
+                script: self.fail.into(),
             },
         }
     }
@@ -253,6 +269,20 @@ mod tests {
             assert!(parse(lacking).is_err(), "{lacking:?}");
             assert!(parse(&[lacking, &["--key", "x"]].concat()).is_err(), "{lacking:?}");
         }
+    }
+
+    #[test]
+    fn failures_are_told_one_by_one_and_a_faulty_one_says_what_is_allowed() {
+        assert!(parse(&["--key", "x", "--fail", "transfer:reject", "--fail", "*:duplicate-ack:2"]).is_ok());
+        for (rule, told) in [
+            ("dance:reject", "or one of barge, conference_add"),
+            ("hold:explode", "slow=MS, reject, ignore, disconnect, duplicate-ack"),
+            ("hold", "VERB:FAILURE:N"),
+        ] {
+            let error = parse(&["--key", "x", "--fail", rule]).expect_err(rule).to_string();
+            assert!(error.contains(told) && error.contains("--fail"), "{error}");
+        }
+        assert!(parse(&["--key", "x", "--ack-delay-ms", "3600001"]).is_err());
     }
 
     #[test]

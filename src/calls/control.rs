@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 use super::{
     Calls,
     acknowledge::{count, refused},
+    authorize::{Hand, require_active},
     finish::Node,
 };
 use crate::{
     control::{Letter, Unsent},
     domain::{
         Error, Result,
-        destination::Outbound,
+        audit::Attempt,
         error::Resource,
         hash::Sha256,
-        ids::{CallId, IdempotencyKey, OperationId},
+        ids::{CallId, IdempotencyKey, OperationId, SessionId},
         lease::Renewed,
         node::Command,
         operation::{Operation, OperationState},
         principal::Principal,
-        rate::{Rate, RateScope, Subject},
         session::{Outcome, Session},
         tenant::Scope,
-        verb::{Executor, Scene, Verb, VerbResult},
+        verb::{Executor, Verb, VerbResult},
     },
-    sessions::{Begun, Carried},
+    sessions::{AUDIT_PATIENCE, Begun, Carried},
 };
 
 /// How long a result that the database does not take is kept at hand: while a lease of the call may live.
@@ -61,25 +61,22 @@ impl Executed {
     }
 }
 
-/// Who carries a verb to a session.
-#[derive(Debug, Clone, Copy)]
-struct Hand {
-    /// Whether it reaches beyond its own call's conference.
-    is_admin: bool,
-}
-
 impl Calls {
-    pub async fn execute(&self, principal: &Principal, instruction: Instruction) -> Result<Executed> {
-        let session = self.session_of(principal, &instruction.call).await?;
-        let hand = Hand { is_admin: principal.has(Scope::AiSessionsControlAdmin) };
-        // The node's own limit comes before ours, and says what became of the verb.
-        let latest = Instant::now() + self.settings.verb_timeout() + Duration::from_millis(100);
+    /// `attempt` is how the audit log tells of it.
+    pub async fn execute(
+        &self,
+        principal: &Principal,
+        instruction: Instruction,
+        mut attempt: Attempt,
+    ) -> Result<Executed> {
+        // The node's own limit comes before ours, and says what became of the verb; then that is noted.
+        let latest = Instant::now() + self.settings.verb_timeout() + AUDIT_PATIENCE + Duration::from_millis(100);
         let answer_by = instruction.deadline.unwrap_or(latest).min(latest);
         let (id, executor) = (OperationId::new(&self.env), instruction.verb.executor());
-        let calls = self.clone();
+        let (calls, principal) = (self.clone(), principal.clone());
         let work = self.to_the_end(async move {
-            calls.check_rate(&session).await?;
-            calls.carry_out(id, session, instruction, hand).await
+            let end = calls.try_out(id, &principal, instruction, &mut attempt.session).await;
+            calls.verb_noted(attempt, end).await
         });
         match tokio::time::timeout_at(answer_by.into(), work).await {
             Ok(answer) => answer,
@@ -91,35 +88,19 @@ impl Calls {
         }
     }
 
-    /// The session that `principal` may drive on `call`.
-    async fn session_of(&self, principal: &Principal, call: &CallId) -> Result<Session> {
-        let session = match principal {
-            Principal::Call(bearer) if bearer.call != *call => {
-                return Err(Error::CallNotBoundToToken { call: call.clone() });
-            }
-            Principal::Call(bearer) => {
-                let session = self.sessions.get(bearer.tenant, bearer.session).await?;
-                if session.as_ref().is_some_and(|session| session.is_active() && session.outlived(bearer.issued_at)) {
-                    return Err(Error::TokenRevoked { jti: bearer.jti });
-                }
-                session
-            }
-            Principal::Key(_) | Principal::Mesh(_) => {
-                principal.require(Scope::AiSessionsControlAdmin)?;
-                let session = self.sessions.of_call(principal.tenant(), call).await?;
-                // A sandbox key's hands do not reach a live call.
-                session.filter(|session| !principal.sandbox() || session.sandbox)
-            }
-        };
-        session.ok_or_else(|| Error::not_found(Resource::Call, call))
-    }
-
-    /// So many verbs a second may be asked of one call, on all replicas together.
-    async fn check_rate(&self, session: &Session) -> Result<()> {
-        let digest = Sha256::of(format!("{}|{}", session.tenant, session.call));
-        let id = digest.as_bytes().first_chunk().map_or(uuid::Uuid::nil(), |half| uuid::Uuid::from_bytes(*half));
-        let rate = Rate::per_second(self.settings.verbs_per_second);
-        self.rates.check(Subject { scope: RateScope::Call, id }, rate).await
+    /// Carries the verb out if the principal may; tells of which session as soon as that is known.
+    async fn try_out(
+        &self,
+        id: OperationId,
+        principal: &Principal,
+        instruction: Instruction,
+        of: &mut Option<SessionId>,
+    ) -> Result<Executed> {
+        let (session, within_rate) = self.session_of(principal, &instruction.call).await?;
+        *of = Some(session.id);
+        within_rate?;
+        let hand = Hand { is_admin: principal.has(Scope::AiSessionsControlAdmin) };
+        self.carry_out(id, session, instruction, hand).await
     }
 
     /// Runs in a task of its own, from the first look at the key to the record of the end: a caller who leaves half-way
@@ -175,34 +156,6 @@ impl Calls {
                 Ok(Executed { operation: settled.operation, replayed: false })
             }
             Carried::Existing(existing) => self.replay(*existing, digest),
-        }
-    }
-
-    /// The verb as the call's state and the tenant's rules allow it.
-    async fn prepare(&self, session: &Session, verb: Verb, hand: Hand) -> Result<Verb> {
-        require_active(session)?;
-        let target = match verb.target() {
-            Some(call) => self.sessions.of_call(session.tenant, call).await?,
-            None => None,
-        };
-        let target = target.filter(|target| target.sandbox == session.sandbox);
-        let verb = verb.prepare(&Scene { session, target: target.as_ref(), is_admin: hand.is_admin })?;
-        if let Some(outbound) = verb.outbound() {
-            self.require_permitted(session, outbound).await?;
-        }
-        Ok(verb)
-    }
-
-    /// The tenant's rules as they are now, and not as they were when the call was admitted: who closes a hole closes it
-    /// for live calls too.
-    async fn require_permitted(&self, session: &Session, outbound: Outbound<'_>) -> Result<()> {
-        let tenant = self.tenants.tenant(session.tenant).await?;
-        let tenant = tenant.ok_or_else(|| Error::not_found(Resource::Tenant, session.tenant))?;
-        match &tenant.destination_policy {
-            Some(policy) if !policy.permits(outbound) => {
-                Err(Error::DestinationNotAllowed { call: session.call.clone(), kind: outbound.kind })
-            }
-            Some(_) | None => Ok(()),
         }
     }
 
@@ -378,13 +331,6 @@ impl Calls {
                 let _ = calls.persist(|| calls.finish(&session, Outcome::WsDisconnected, Node::Tell)).await;
             }
         });
-    }
-}
-
-fn require_active(session: &Session) -> Result<()> {
-    match session.outcome {
-        Some(outcome) => Err(Error::AiSessionTerminated { call: session.call.clone(), session: session.id, outcome }),
-        None => Ok(()),
     }
 }
 

@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use secrecy::SecretString;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::Calls;
+use super::{Calls, lanes::Lanes};
 use crate::{
-    control::{Attachment, Connected, Delivery, Letter},
+    control::{Attachment, Connected, Delivery, Letter, MAILBOX},
     domain::{
         Error, Result,
         ids::{CallId, LeaseId, SessionId, TenantId},
@@ -21,17 +22,30 @@ use crate::{
     nodes::Origin,
 };
 
+/// Calls of one node that are read side by side when it is told of them.
+const AT_ONCE: usize = 16;
 /// How often what is connected elsewhere is looked at, for tenants that have nodes there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Calls {
-    /// Brings a stream its mail, in order, until the stream ends or another one takes its place.
+    /// Brings a stream its mail, of each call in order, until the stream ends or another one takes its place.
     pub(super) fn deliver(&self, attachment: Attachment, mut mail: mpsc::Receiver<Delivery>) {
         let calls = self.clone();
+        let lanes = {
+            let (calls, attachment) = (calls.clone(), attachment.clone());
+            let hand_over = move |(number, letter): (u64, Box<Letter>)| {
+                let (calls, attachment) = (calls.clone(), attachment.clone());
+                async move { calls.hand_over(&attachment, number, *letter).await }.boxed()
+            };
+            Lanes::new(self.workers.clone(), (AT_ONCE, MAILBOX), hand_over)
+        };
         let work = async move {
             while let Some(delivery) = mail.recv().await {
                 match delivery {
-                    Delivery::Letter { number, letter } => calls.hand_over(&attachment, number, letter).await,
+                    Delivery::Letter { number, letter } => {
+                        let call = letter.call().clone();
+                        lanes.give(call.as_str(), (number, letter)).await;
+                    }
                     Delivery::TakenOver => calls.nodes.give_up(&attachment.node, attachment.stream),
                 }
             }
@@ -47,7 +61,7 @@ impl Calls {
                 let _ = self.nodes.command(node, command, Origin { number, reply_to });
                 return;
             }
-            Letter::Assign { session } => {
+            Letter::Assign { session, .. } => {
                 if let Err(error) = self.assign_here(node, session).await {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(node.id = %node.node, session.id = %session, error, "a node is not told of its call");
@@ -89,7 +103,7 @@ impl Calls {
         }
         if !session.state.ws_connected {
             // A node that is connected nowhere presents the call when it comes.
-            let _ = self.bus.send(&address, Letter::Assign { session: session.id }).await;
+            let _ = self.bus.send(&address, Letter::Assign { call: session.call.clone(), session: session.id }).await;
         }
         Ok(())
     }

@@ -9,12 +9,15 @@
 mod acknowledge;
 mod admission;
 mod admit;
+mod audit;
+mod authorize;
 mod await_slot;
 mod control;
 mod credential;
 mod delete_agent;
 mod finish;
 mod inquire;
+mod lanes;
 mod mail;
 mod node_events;
 mod node_stream;
@@ -55,7 +58,7 @@ use crate::{
         text::MediaUrls,
     },
     nodes::NodeRegistry,
-    sessions::{Journal, OperationStore, SessionStore},
+    sessions::{AuditLog, Journal, OperationStore, SessionStore},
     tenants::{Directory, RateLimits, Revocations, TokenSigner},
 };
 
@@ -141,6 +144,7 @@ pub struct Rooms {
     /// Takes what `sessions` is told without anyone waiting for the database.
     pub journal: Arc<Journal>,
     pub operations: Arc<dyn OperationStore>,
+    pub audit: Arc<AuditLog>,
     pub bus: Arc<dyn CommandBus>,
     pub nodes: Arc<NodeRegistry>,
     /// Of verbs on one call.

@@ -1,14 +1,11 @@
 //! What a node says of its calls, worked off to the end.
 //!
-//! Each stream has workers of its own beside it: a slow database must not keep the node's heartbeats waiting, and what was
-//! said before the stream ended was said. What is said of one call is worked off in order.
+//! It is worked off beside the stream: a slow database must not keep the node's heartbeats waiting, and what was said
+//! before the stream ended was said. What is said of one call is worked off in order.
 
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use futures_util::FutureExt as _;
 
-use tokio::sync::mpsc;
-use tracing::Instrument as _;
-
-use super::{Calls, finish::Node};
+use super::{Calls, finish::Node, lanes::Lanes};
 use crate::{
     domain::{
         Error, Result,
@@ -25,11 +22,10 @@ use crate::{
 
 /// Where a dropped WebSocket's caller goes under TRANSFER_TO_QUEUE, if the agent names no `transfer_destination`.
 const FALLBACK_QUEUE: &str = "default";
-/// Workers of one stream: as many as let a node's calls wait for the database side by side, and leave connections to
-/// other nodes.
-const WORKERS: usize = 8;
-/// Events that wait for one worker; a node that is further ahead waits with its stream.
-const QUEUE: usize = 1_024;
+/// Calls of one stream that are worked on side by side: they wait for the database together.
+const AT_ONCE: usize = 32;
+/// What may wait; a node that is further ahead waits with its stream.
+const ROOM: usize = 8_192;
 
 /// One thing that a node said.
 #[derive(Debug, Clone)]
@@ -51,33 +47,15 @@ pub(super) enum Told {
     },
 }
 
-/// The workers of one stream; they end when this is gone and all is done.
-#[derive(Debug)]
-pub(super) struct Workers(Vec<mpsc::Sender<Told>>);
-
-impl Workers {
-    /// Hands over what the node said of a call, behind what it said of that one before. Waits while the worker is far
-    /// behind.
-    pub(super) async fn told(&self, call: &str, told: Told) {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(call);
-        let lane = usize::try_from(hash % WORKERS as u64).unwrap_or(0);
-        if let Some(worker) = self.0.get(lane) {
-            // It ends only when the stream does.
-            let _ = worker.send(told).await;
-        }
-    }
-}
+/// What one stream has said, by the call that it is about.
+pub(super) type Sayings = Lanes<Told>;
 
 impl Calls {
-    pub(super) fn work_for(&self, address: &NodeAddress) -> Workers {
-        Workers((0..WORKERS).map(|_| self.worker_for(address.clone())).collect())
-    }
-
-    fn worker_for(&self, address: NodeAddress) -> mpsc::Sender<Told> {
-        let (sender, mut queue) = mpsc::channel::<Told>(QUEUE);
-        let calls = self.clone();
-        let work = async move {
-            while let Some(told) = queue.recv().await {
+    pub(super) fn sayings_of(&self, address: &NodeAddress) -> Sayings {
+        let (calls, address) = (self.clone(), address.clone());
+        let note = move |told: Told| {
+            let (calls, address) = (calls.clone(), address.clone());
+            let work = async move {
                 let done = calls.persist(|| calls.note(&address, told.clone())).await;
                 if let Err(error) = done {
                     tracing::error!(
@@ -85,10 +63,10 @@ impl Calls {
                         "what a node said is lost"
                     );
                 }
-            }
+            };
+            work.boxed()
         };
-        self.workers.spawn(work.in_current_span());
-        sender
+        Lanes::new(self.workers.clone(), (AT_ONCE, ROOM), note)
     }
 
     async fn note(&self, from: &NodeAddress, told: Told) -> Result<()> {

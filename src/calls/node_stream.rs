@@ -13,7 +13,7 @@ use super::{
     Calls,
     credential::Credential,
     finish::Node,
-    node_events::{Told, Workers},
+    node_events::{Sayings, Told},
 };
 use crate::{
     control::{Attachment, MAILBOX},
@@ -48,7 +48,7 @@ pub struct NodeStream {
     connection: Connection,
     attachment: Attachment,
     credential: Credential,
-    workers: Workers,
+    sayings: Sayings,
 }
 
 /// The answer to a Hello.
@@ -74,10 +74,10 @@ impl Calls {
             return Err(Error::invalid("hello.sandbox", "must be true: the credential is a sandbox one"));
         }
         let address = NodeAddress { tenant: principal.tenant(), sandbox: hello.sandbox, node: hello.node };
-        let workers = self.work_for(&address);
+        let sayings = self.sayings_of(&address);
         let (connection, inbox) = self.nodes.connect(address.clone(), hello.profile.clone());
         let attachment = Attachment { node: address, stream: connection.stream, profile: hello.profile };
-        let stream = NodeStream { calls: self.clone(), connection, attachment, credential, workers };
+        let stream = NodeStream { calls: self.clone(), connection, attachment, credential, sayings };
         let fates = stream.adopt(hello.calls).await?;
         stream.attach().await?;
         let welcome = Welcome {
@@ -160,11 +160,11 @@ impl NodeStream {
         // What the node has let go its heartbeats must not keep, whatever fails from here on.
         match self.calls.nodes.answered(self.address(), operation, answer.is_ok()) {
             Some((call, origin)) => {
-                self.workers.told(call.as_str(), Told::Answer { operation, answer, origin: Some(origin) }).await;
+                self.sayings.give(call.as_str(), Told::Answer { operation, answer, origin: Some(origin) }).await;
             }
             None => {
                 let late = Told::Answer { operation, answer, origin: None };
-                self.workers.told(&operation.to_string(), late).await;
+                self.sayings.give(&operation.to_string(), late).await;
             }
         }
     }
@@ -175,10 +175,10 @@ impl NodeStream {
             // The node has let the call go: its heartbeats must not keep the lease, whatever fails from here on.
             if let Some(claim) = self.calls.nodes.let_go(self.address(), &call) {
                 let lease = claim.lease;
-                return self.workers.told(call.clone().as_str(), Told::Hangup { call, lease }).await;
+                return self.sayings.give(call.clone().as_str(), Told::Hangup { call, lease }).await;
             }
         }
-        self.workers.told(call.clone().as_str(), Told::Event { call, event }).await;
+        self.sayings.give(call.clone().as_str(), Told::Event { call, event }).await;
     }
 
     /// Says to the other replicas, as long as the stream lasts, that the node is here, whether or not it says anything
@@ -187,7 +187,8 @@ impl NodeStream {
     pub async fn tend(&self) -> Error {
         loop {
             tokio::time::sleep(Duration::from_millis(self.calls.settings.heartbeat_interval_ms)).await;
-            let (kept, checked) = tokio::join!(self.keep(), self.calls.check_credential(self.credential));
+            let looked = async { tokio::join!(self.keep(), self.calls.check_credential(self.credential)) };
+            let (kept, checked) = Box::pin(looked).await;
             if let Err(error) = kept {
                 tracing::warn!(error = &error as &dyn std::error::Error, "other replicas do not hear of a node");
             }

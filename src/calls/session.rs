@@ -4,6 +4,7 @@ use super::{Calls, finish::Node};
 use crate::{
     domain::{
         Error, Result,
+        audit::Attempt,
         error::Resource,
         ids::{CallId, SessionId},
         principal::Principal,
@@ -79,8 +80,17 @@ impl Calls {
     }
 
     /// Revokes a callback token of the principal's tenant. The session goes on.
-    pub async fn revoke_token(&self, principal: &Principal, which: Revoked) -> Result<Revocation> {
-        self.revocations.revoke(principal, which, &self.tokens).await
+    pub async fn revoke_token(&self, principal: &Principal, which: Revoked, attempt: Attempt) -> Result<Revocation> {
+        let (calls, principal) = (self.clone(), principal.clone());
+        self.to_the_end(async move {
+            let end = calls.revocations.revoke(&principal, which, &calls.tokens).await;
+            let attempt = match &end {
+                Ok(revocation) => attempt.at(&revocation.jti.to_string()),
+                Err(_) => attempt,
+            };
+            calls.noted(attempt, end).await
+        })
+        .await
     }
 
     /// Ends the session, its slot and its node's part; one that has ended is answered as it ended.
@@ -89,24 +99,32 @@ impl Calls {
         principal: &Principal,
         target: Target,
         outcome: Option<Outcome>,
+        mut attempt: Attempt,
     ) -> Result<Session> {
-        let session = self.session(principal, target.clone()).await?;
-        if principal.sandbox() && !session.sandbox {
-            // A sandbox key's hands do not reach a live call.
-            return Err(target.unknown());
-        }
-        let calls = self.clone();
+        let (calls, principal) = (self.clone(), principal.clone());
         self.to_the_end(async move {
-            let outcome = outcome.unwrap_or(Outcome::Completed);
-            let ended = calls.finish(&session, outcome, Node::Tell).await?;
-            match ended {
-                Some(ended) => Ok(ended),
-                None => {
-                    let now = calls.sessions.get(session.tenant, session.id).await?;
-                    now.ok_or_else(|| Error::not_found(Resource::Session, session.id))
+            let end = async {
+                let session = calls.session(&principal, target.clone()).await?;
+                if principal.sandbox() && !session.sandbox {
+                    // A sandbox key's hands do not reach a live call.
+                    return Err(target.unknown());
                 }
-            }
+                (attempt.call, attempt.session) = (Some(session.call.clone()), Some(session.id));
+                calls.end_at_word(session, outcome.unwrap_or(Outcome::Completed)).await
+            };
+            let end = end.await;
+            calls.noted(attempt, end).await
         })
         .await
+    }
+
+    async fn end_at_word(&self, session: Session, outcome: Outcome) -> Result<Session> {
+        match self.finish(&session, outcome, Node::Tell).await? {
+            Some(ended) => Ok(ended),
+            None => {
+                let now = self.sessions.get(session.tenant, session.id).await?;
+                now.ok_or_else(|| Error::not_found(Resource::Session, session.id))
+            }
+        }
     }
 }

@@ -58,7 +58,7 @@ struct Unsettled {
 impl Mail {
     /// Gives the stream a letter; one that does not read has no use for more.
     fn give(&self, number: u64, letter: &Letter) -> bool {
-        let delivery = Delivery::Letter { number, letter: letter.clone() };
+        let delivery = Delivery::Letter { number, letter: Box::new(letter.clone()) };
         self.attached.as_ref().is_some_and(|attached| attached.mailbox.try_send(delivery).is_ok())
     }
 

@@ -33,7 +33,7 @@ pub enum Letter {
     Command { command: Command, reply_to: ReplicaId },
     /// The call is the node's from now on. What the node has to know of it is read by the node's own replica: neither a
     /// secret nor a token travels.
-    Assign { session: SessionId },
+    Assign { call: CallId, session: SessionId },
     /// The call is to be ended.
     End { call: CallId, lease: LeaseId, outcome: Outcome, reason: String },
 }
@@ -43,7 +43,7 @@ pub enum Letter {
 pub enum Delivery {
     Letter {
         number: u64,
-        letter: Letter,
+        letter: Box<Letter>,
     },
     /// Another stream speaks for the node from now on.
     TakenOver,
@@ -51,6 +51,16 @@ pub enum Delivery {
 
 /// Hands over what became of an operation, once.
 pub type Awaited = oneshot::Receiver<Operation>;
+
+impl Letter {
+    pub const fn call(&self) -> &CallId {
+        match self {
+            Self::Command { command: Command { call, .. }, .. }
+            | Self::Assign { call, .. }
+            | Self::End { call, .. } => call,
+        }
+    }
+}
 
 /// A stream's mail, in order. A stream that leaves this many letters unread is as good as gone.
 pub type Mailbox = mpsc::Sender<Delivery>;

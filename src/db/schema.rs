@@ -202,6 +202,24 @@ table! {
     }
 }
 
+table! {
+    use diesel::sql_types::{Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    audit_entries (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        created_at -> Moment,
+        actor -> Text,
+        action -> Text,
+        target -> Text,
+        call_id -> Text,
+        session_id -> Nullable<Id>,
+        error_reason -> Text,
+        details -> Document,
+    }
+}
+
 allow_tables_to_appear_in_same_query!(
     tenants,
     api_keys,
@@ -214,4 +232,5 @@ allow_tables_to_appear_in_same_query!(
     events,
     revoked_tokens,
     operations,
+    audit_entries,
 );

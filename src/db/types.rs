@@ -24,7 +24,7 @@ use super::corrupt;
 use crate::domain::{
     Error, Result,
     clock::Timestamp,
-    ids::{ApiKeyId, EventId, OperationId, SessionId, TenantId, VoiceAgentId},
+    ids::{ApiKeyId, AuditEntryId, EventId, OperationId, SessionId, TenantId, VoiceAgentId},
 };
 
 #[derive(Debug, Clone, Copy, Default, QueryId, SqlType)]
@@ -196,7 +196,7 @@ macro_rules! bindable_ids {
         bindable!($id, Id, Uid);
     )+ };
 }
-bindable_ids!(ApiKeyId, EventId, OperationId, SessionId, TenantId, VoiceAgentId);
+bindable_ids!(ApiKeyId, AuditEntryId, EventId, OperationId, SessionId, TenantId, VoiceAgentId);
 
 impl From<Timestamp> for At {
     fn from(moment: Timestamp) -> Self {

@@ -1,8 +1,7 @@
 //! Everything that can go wrong, as callers may know it.
 //!
-//! [`Reason`] is the stable machine word, [`Error`] carries what a caller is told, and `grpc::status` is the
-//! one place that puts them on the wire. The text of a database, of Redis or of the machine is kept in
-//! [`Internal`] for the log and never leaves.
+//! [`Reason`] is the stable machine word, [`Error`] carries what a caller is told, and `grpc::status` alone puts them on
+//! the wire. The text of a database, of Redis or of the machine is kept in [`Internal`] for the log and never leaves.
 
 use std::{fmt, time::Duration};
 

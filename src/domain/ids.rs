@@ -102,6 +102,10 @@ minted!(
     /// Something that happened.
     EventId, "evt_"
 );
+minted!(
+    /// What somebody did, or tried to.
+    AuditEntryId, "aud_"
+);
 
 /// Declares an id that callers choose: 1 to `$max` visible ASCII characters.
 macro_rules! chosen {

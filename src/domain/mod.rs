@@ -3,6 +3,7 @@
 //! Everything here is pure. A value that exists has been checked (`parse`, not `validate`), carries its
 //! identity in its type and its unit in its name. Rooms share nothing but what stands here.
 
+pub mod audit;
 pub mod behavior;
 pub mod certificate;
 pub mod clock;

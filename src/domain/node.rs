@@ -34,7 +34,7 @@ pub struct NodeProfile {
 #[derive(Debug, Clone)]
 pub enum ToNode {
     CallAssigned(Box<Assignment>),
-    Command(Command),
+    Command(Box<Command>),
     TokenRefresh { call: CallId, token: String, expires_at: Timestamp },
     LeaseLost { call: CallId, lease: LeaseToken },
     EndCall { call: CallId, outcome: Outcome, reason: String },

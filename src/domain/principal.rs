@@ -85,6 +85,15 @@ impl Principal {
         }
     }
 
+    /// Who it is in the audit log: a key's public prefix, a certificate's name or a token's jti.
+    pub fn credential_name(&self) -> String {
+        match self {
+            Self::Key(key) => key.prefix.clone(),
+            Self::Mesh(service) => service.identity.clone(),
+            Self::Call(call) => call.jti.to_string(),
+        }
+    }
+
     /// A callback token has none: what it may do follows from its call.
     pub fn scopes(&self) -> Scopes {
         match self {

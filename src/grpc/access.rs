@@ -111,6 +111,17 @@ pub fn line_of(path: &str) -> Option<usize> {
     TABLE.iter().position(|(known, _)| *known == path)
 }
 
+/// The RPC's name on the `line`, without its service.
+pub fn action(line: usize) -> &'static str {
+    let path = TABLE[line].0;
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+/// Whether attempts at the RPC on the `line` are written to the audit log, those that are refused here among them.
+pub fn is_audited(line: usize) -> bool {
+    TABLE[line].1 == Access::Verb || action(line) == "RevokeToken"
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

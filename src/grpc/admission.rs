@@ -254,13 +254,17 @@ impl AdmissionService for Api {
 }
 
 impl Api {
-    /// All verbs alike: read, carry out, answer.
+    /// All verbs alike: read, carry out, answer; and note what came of it.
     async fn carry<Q: VerbRequest, A: From<Executed>>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
-        let Incoming { principal, deadline, message } = Incoming::of(request)?;
+        let (Incoming { principal, deadline, message }, attempt, allowed) = Incoming::attempted(request)?;
+        let attempt = attempt.on(message.call_id()).at(&message.target()).under(message.idempotency_key());
         let context = VerbContext { now: self.calls.env.now(), media_urls: self.calls.settings.media_urls() };
-        let mut instruction = read_verb(message, context)?;
+        let mut instruction = match allowed.and_then(|()| read_verb(message, context)) {
+            Ok(instruction) => instruction,
+            Err(refusal) => return Err(self.calls.denied(attempt, refusal).await.into()),
+        };
         instruction.deadline = Some(deadline.answer_by());
-        let executed = self.calls.execute(&principal, instruction).await?;
+        let executed = self.calls.execute(&principal, instruction, attempt).await?;
         Ok(Response::new(executed.into()))
     }
 }

@@ -1,11 +1,14 @@
 //! What all RPCs share, in the order in which it happens: the limit on requests in flight, the credential, its rate,
 //! the scope, the deadline, the panic's catch; and around it all the span and the metrics.
+//!
+//! Whoever may not make an audited request is refused here too, but its handler is asked first what was tried on which
+//! call ([`Refusal`]); a request that no handler could read is noted without.
 
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -22,7 +25,10 @@ use tracing::Instrument as _;
 
 use super::{access, heard_out::HeardOut, meters::Meters, spans::Spans};
 use crate::{
-    domain::{Error, Result, certificate::ClientCertificate, error::Dependency, principal::Principal},
+    domain::{
+        Env, Error, Result, audit::Attempt, certificate::ClientCertificate, error::Dependency, principal::Principal,
+    },
+    sessions::AuditLog,
     tenants::{Authenticator, RateLimits},
 };
 
@@ -63,6 +69,28 @@ impl Deadline {
 pub(super) struct Caller {
     pub(super) principal: Principal,
     pub(super) deadline: Deadline,
+    /// Of an audited RPC.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) refusal: Refusal,
+}
+
+/// Why a request of a known caller is refused. Whoever takes it notes it and answers with it; what its handler leaves
+/// here, the gate does.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Refusal(Arc<Mutex<Option<Error>>>);
+
+impl Refusal {
+    fn of(error: Error) -> Self {
+        Self(Arc::new(Mutex::new(Some(error))))
+    }
+
+    pub(super) fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
 }
 
 /// What the connection proved before its first request.
@@ -81,6 +109,7 @@ pub struct Gate {
 struct Inner {
     authenticator: Authenticator,
     rates: RateLimits,
+    audit: Arc<AuditLog>,
     in_flight: Semaphore,
     settings: RpcSettings,
     refusing: AtomicBool,
@@ -89,10 +118,10 @@ struct Inner {
 }
 
 impl Gate {
-    pub fn new(authenticator: Authenticator, rates: RateLimits, settings: RpcSettings) -> Self {
+    pub fn new(authenticator: Authenticator, rates: RateLimits, audit: Arc<AuditLog>, settings: RpcSettings) -> Self {
         let in_flight = Semaphore::new(settings.max_in_flight);
         let (refusing, meters, spans) = (AtomicBool::new(false), Meters::new(), Spans::new());
-        Self { inner: Arc::new(Inner { authenticator, rates, in_flight, settings, refusing, meters, spans }) }
+        Self { inner: Arc::new(Inner { authenticator, rates, audit, in_flight, settings, refusing, meters, spans }) }
     }
 
     /// Lets no new request in, and waits until those inside are answered.
@@ -181,15 +210,25 @@ impl Inner {
         let deadline = if lasts { asked.unwrap_or(LONGEST) } else { budget };
         let work = async {
             let principal = self.caller(request.headers(), request.extensions().get()).await?;
-            // Before the scope: a flood of requests that the key may not make is a flood too. A stream counts once.
-            if let Some((subject, rate)) = principal.rate() {
-                self.rates.check(subject, rate).await?;
-            }
-            access::TABLE[line].1.check(&principal)?;
+            let attempt = access::is_audited(line).then(|| Attempt::new(&principal, access::action(line)));
+            let refusal = match (self.judge(&principal, line).await, &attempt) {
+                (Ok(()), _) => Refusal::default(),
+                (Err(error), Some(_)) => Refusal::of(error),
+                (Err(error), None) => return Err(error),
+            };
             let span = self.spans.of(line, principal.tenant());
-            request.extensions_mut().insert(Caller { principal, deadline: Deadline(Instant::now() + deadline) });
+            let deadline = Deadline(Instant::now() + deadline);
+            let caller = Caller { principal, deadline, attempt: attempt.clone(), refusal: refusal.clone() };
+            request.extensions_mut().insert(caller);
             let answered = span.in_scope(|| service.call(request));
-            answered.instrument(span).await.map_or_else(|never| match never {}, in_our_words)
+            let answered = answered.instrument(span).await.map_or_else(|never| match never {}, in_our_words);
+            match (refusal.take().map_or(answered, Err), attempt) {
+                (Err(error), Some(attempt)) if !matches!(error, Error::Unimplemented) => {
+                    self.audit.note(attempt.refused(&Env::system(), &error)).await;
+                    Err(error)
+                }
+                (answered, _) => answered,
+            }
         };
         let limit = if streams { LONGEST } else { budget };
         match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
@@ -197,6 +236,15 @@ impl Inner {
             Ok(Err(panic)) => Err(Error::internal(panic_text(panic.as_ref()))),
             Err(_) => Err(Error::DeadlineExceeded),
         }
+    }
+
+    /// Whether the principal may make a request of the RPC on the `line` now.
+    async fn judge(&self, principal: &Principal, line: usize) -> Result<()> {
+        // Before the scope: a flood of requests that the key may not make is a flood too. A stream counts once.
+        if let Some((subject, rate)) = principal.rate() {
+            self.rates.check(subject, rate).await?;
+        }
+        access::TABLE[line].1.check(principal)
     }
 
     /// Whoever sends a credential is judged by it, good or bad; only who sends none is known by its certificate.

@@ -6,7 +6,7 @@
 
 pub mod access;
 mod admission;
-mod convert;
+pub mod convert;
 mod heard_out;
 pub mod layers;
 mod meters;
@@ -23,7 +23,7 @@ use self::layers::{Caller, Deadline};
 use crate::{
     agents::VoiceAgents,
     calls::Calls,
-    domain::{Error, principal::Principal},
+    domain::{Error, Result as Answer, audit::Attempt, principal::Principal},
     proto::v1::{
         admission_service_server::AdmissionServiceServer, media_node_service_server::MediaNodeServiceServer,
         session_service_server::SessionServiceServer, tenant_service_server::TenantServiceServer,
@@ -82,9 +82,25 @@ struct Incoming<T> {
 
 impl<T> Incoming<T> {
     fn of(request: Request<T>) -> Result<Self, Status> {
+        let (incoming, caller) = Self::parts(request)?;
+        match caller.refusal.is_there() {
+            // The gate answers in its own words.
+            true => Err(Status::permission_denied("")),
+            false => Ok(incoming),
+        }
+    }
+
+    /// Of an audited RPC, whose handler notes what comes of the attempt: also that it is refused for the reason given.
+    fn attempted(request: Request<T>) -> Result<(Self, Attempt, Answer<()>), Status> {
+        let (incoming, caller) = Self::parts(request)?;
+        let attempt = caller.attempt.ok_or_else(|| Error::internal("an RPC is noted that is not audited"))?;
+        Ok((incoming, attempt, caller.refusal.take().map_or(Ok(()), Err)))
+    }
+
+    fn parts(request: Request<T>) -> Result<(Self, Caller), Status> {
         let (_, mut extensions, message) = request.into_parts();
-        let caller = extensions.remove().ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
-        let Caller { principal, deadline } = caller;
-        Ok(Self { principal, deadline, message })
+        let caller: Option<Caller> = extensions.remove();
+        let caller = caller.ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
+        Ok((Self { principal: caller.principal.clone(), deadline: caller.deadline, message }, caller))
     }
 }

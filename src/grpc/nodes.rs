@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait, codegen::BoxStream};
@@ -31,7 +32,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// Messages on their way into the HTTP/2 stream; the mailbox behind is the real buffer.
 const OUTBOUND: usize = 16;
 
-type Outbound = mpsc::Sender<Result<v1::ControlMessage, Status>>;
+/// Boxed: a channel keeps room for 32 at least, and there are thousands of streams that say nothing.
+type Outbound = mpsc::Sender<Box<Result<v1::ControlMessage, Status>>>;
 
 #[async_trait]
 impl MediaNodeService for Api {
@@ -45,11 +47,11 @@ impl MediaNodeService for Api {
         let work = async move {
             let served = api.serve_node(&principal, &mut inbound, &outbound).await;
             if let Err(error) = served {
-                let _ = outbound.send(Err(error.into())).await;
+                let _ = outbound.send(Box::new(Err(error.into()))).await;
             }
         };
         tokio::spawn(work.in_current_span());
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream).map(|message| *message))))
     }
 }
 
@@ -66,8 +68,9 @@ impl Api {
             Ok(_) => return Err(Error::invalid("hello", "must be the first message")),
             Err(_) => return Err(Error::invalid("hello", "must be a message of at most 262144 bytes")),
         };
-        let (node, welcome, mailbox) = self.calls.connect_node(principal, read_hello(hello)?).await?;
-        if outbound.send(Ok(write_welcome(&welcome))).await.is_err() {
+        let connecting = self.calls.connect_node(principal, read_hello(hello)?);
+        let (node, welcome, mailbox) = Box::pin(connecting).await?;
+        if outbound.send(Box::new(Ok(write_welcome(&welcome)))).await.is_err() {
             return Ok(());
         }
         let deliver = deliver(mailbox, outbound);
@@ -93,7 +96,8 @@ impl Api {
             if !node.is_current() {
                 return Ok(());
             }
-            let handled = handle(node, message).await;
+            // What an idle stream waits with has no room for all that a message may lead to.
+            let handled = Box::pin(handle(node, message)).await;
             match handled {
                 // The stores being away is no reason to lose the node: it will send its next heartbeat.
                 Err(error @ Error::Unavailable(..)) => {
@@ -128,7 +132,7 @@ async fn handle(node: &NodeStream, message: Option<Message>) -> Answer<()> {
 /// Brings the mailbox to the stream, until one of them closes.
 async fn deliver(mut mailbox: mpsc::Receiver<ToNode>, outbound: &Outbound) {
     while let Some(message) = mailbox.recv().await {
-        if outbound.send(Ok(write(message))).await.is_err() {
+        if outbound.send(Box::new(Ok(write(message)))).await.is_err() {
             return;
         }
     }

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     Api, Incoming,
     convert::{
+        audit::{read_audit_list, write_audit_list},
         read,
         session::{read_outcome, write, write_operation, write_with_log},
         value::timestamp,
@@ -15,6 +16,7 @@ use crate::{
     domain::{
         Error, Result as Answer,
         ids::OperationId,
+        session::Outcome,
         violations::{Fault, Violations},
     },
     proto::v1::{
@@ -37,15 +39,17 @@ impl SessionService for Api {
     }
 
     async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::Session>, Status> {
-        let Incoming { principal, message, .. } = Incoming::of(request)?;
-        let target = message.target.map(|target| match target {
-            EndTarget::SessionId(id) => (Some(id), None),
-            EndTarget::CallId(call) => (None, Some(call)),
-        });
-        let mut faults = Violations::default();
-        let outcome = read_outcome(message.outcome, &mut faults);
-        let outcome = faults.into_result(Some(outcome)).map_err(Error::from)?;
-        let session = self.calls.end_session(&principal, read_target(target)?, outcome).await?;
+        let (Incoming { principal, message, .. }, attempt, allowed) = Incoming::attempted(request)?;
+        let attempt = match &message.target {
+            Some(EndTarget::SessionId(id)) => attempt.at(id),
+            Some(EndTarget::CallId(call)) => attempt.on(call),
+            None => attempt,
+        };
+        let (target, outcome) = match allowed.and_then(|()| read_end(message)) {
+            Ok(read) => read,
+            Err(refusal) => return Err(self.calls.denied(attempt, refusal).await.into()),
+        };
+        let session = self.calls.end_session(&principal, target, outcome, attempt).await?;
         Ok(Response::new(write(&session)))
     }
 
@@ -53,9 +57,16 @@ impl SessionService for Api {
         &self,
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
-        let Incoming { principal, message, .. } = Incoming::of(request)?;
-        let which = read_revoked(message.target)?;
-        let Revocation { jti, until, .. } = self.calls.revoke_token(&principal, which).await?;
+        let (Incoming { principal, message, .. }, attempt, allowed) = Incoming::attempted(request)?;
+        let attempt = match &message.target {
+            Some(RevokeTarget::Jti(jti)) => attempt.at(jti),
+            Some(RevokeTarget::Token(_)) | None => attempt,
+        };
+        let which = match allowed.and_then(|()| read_revoked(message.target)) {
+            Ok(which) => which,
+            Err(refusal) => return Err(self.calls.denied(attempt, refusal).await.into()),
+        };
+        let Revocation { jti, until, .. } = self.calls.revoke_token(&principal, which, attempt).await?;
         let revoked_until = Some(timestamp(until));
         Ok(Response::new(v1::RevokeTokenResponse { jti: jti.to_string(), revoked_until }))
     }
@@ -71,6 +82,27 @@ impl SessionService for Api {
         let operation = self.calls.operation(&principal, id).await?;
         Ok(Response::new(write_operation(&operation)))
     }
+
+    async fn list_audit_entries(
+        &self,
+        request: Request<v1::ListAuditEntriesRequest>,
+    ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let (filter, words, page) = read_audit_list(message)?;
+        let listed = self.calls.audit_entries(&principal, &filter, page).await?;
+        Ok(Response::new(write_audit_list(&listed, &words)))
+    }
+}
+
+fn read_end(wire: v1::EndSessionRequest) -> Answer<(Target, Option<Outcome>)> {
+    let mut faults = Violations::default();
+    let outcome = read_outcome(wire.outcome, &mut faults);
+    let target = wire.target.map(|target| match target {
+        EndTarget::SessionId(id) => (Some(id), None),
+        EndTarget::CallId(call) => (None, Some(call)),
+    });
+    let target = read_target_into(target, &mut faults);
+    Ok(faults.into_result(target.map(|target| (target, outcome)))?)
 }
 
 fn read_revoked(target: Option<RevokeTarget>) -> Answer<Revoked> {
@@ -89,10 +121,14 @@ fn read_revoked(target: Option<RevokeTarget>) -> Answer<Revoked> {
 /// A session, named by one of its two ids.
 fn read_target(target: Option<(Option<String>, Option<String>)>) -> Answer<Target> {
     let mut faults = Violations::default();
-    let target = match target {
-        Some((Some(id), _)) => read("session_id", &id, &mut faults).map(Target::Session),
-        Some((None, Some(call))) => read("call_id", &call, &mut faults).map(Target::Call),
-        Some((None, None)) | None => faults.take("target", Err(Fault::new("session_id or call_id is required"))),
-    };
+    let target = read_target_into(target, &mut faults);
     Ok(faults.into_result(target)?)
+}
+
+fn read_target_into(target: Option<(Option<String>, Option<String>)>, faults: &mut Violations) -> Option<Target> {
+    match target {
+        Some((Some(id), _)) => read("session_id", &id, faults).map(Target::Session),
+        Some((None, Some(call))) => read("call_id", &call, faults).map(Target::Call),
+        Some((None, None)) | None => faults.take("target", Err(Fault::new("session_id or call_id is required"))),
+    }
 }

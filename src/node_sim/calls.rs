@@ -1,55 +1,22 @@
 //! The calls that the node hosts, and the commands it has been given for them.
 //!
 //! A command is carried out when it arrives and at most once: its answer is remembered by operation. Answers that no
-//! stream has taken yet wait here, so that a reconnected node still delivers them.
+//! stream has taken yet wait here, so that a reconnected node still delivers them. Where the node is to fail with a
+//! command, the answer may be slow, come twice, or be lost with the stream.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::SecretString;
 use tokio::time::Instant;
 
-use super::{Policy, memory::Memory, verbs};
+use super::{Behaviour, Failure, call::Call, memory::Memory, verbs};
 use crate::{
     domain::{Env, Timestamp},
     proto::v1::{
         CallAssigned, Command, CommandFailed, CommandResult, CommandSucceeded, EndCall, LeaseLost, LeaseRenewalResult,
-        LeaseState, LiveCall, MonitorMode, TokenRefresh, command_result::Result as Answer,
+        LeaseState, LiveCall, TokenRefresh, command_result::Result as Answer,
     },
 };
-
-/// One hosted call.
-#[expect(clippy::struct_excessive_bools, reason = "independent switches of a call, not states of one machine")]
-#[derive(Debug, Default)]
-pub(super) struct Call {
-    pub(super) lease_id: String,
-    pub(super) session_id: String,
-    pub(super) fence: i64,
-    /// What a real node passes to the AI service.
-    pub(super) token: SecretString,
-    pub(super) held: bool,
-    pub(super) caller_muted: bool,
-    pub(super) agent_muted: bool,
-    pub(super) recording_paused: bool,
-    pub(super) conference: Option<Conference>,
-    /// By the call that is listened to.
-    pub(super) monitors: BTreeMap<String, Monitor>,
-}
-
-#[derive(Debug)]
-pub(super) struct Conference {
-    pub(super) id: String,
-    /// Destination by member.
-    pub(super) members: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Monitor {
-    pub(super) mode: MonitorMode,
-    pub(super) barged: bool,
-}
 
 /// Whether the call goes on after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,32 +25,46 @@ pub(super) enum After {
     Over,
 }
 
+/// Whether the stream goes on after a command.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    Stays,
+    Drops,
+}
+
 #[derive(Debug)]
 pub(super) struct Calls {
     env: Env,
-    policy: Policy,
+    behavior: Behaviour,
     hosted: BTreeMap<String, Call>,
     memory: Memory,
-    /// Due in this order, since each waits equally long.
-    answers: VecDeque<(Instant, CommandResult)>,
+    /// By when they are due, and then in the order of their commands.
+    answers: BTreeMap<(Instant, u64), CommandResult>,
+    answered: u64,
     /// By how much the service's clock is ahead, in microseconds: deadlines are by the service's clock.
     clock_skew_us: i64,
 }
 
 impl Calls {
-    pub(super) fn new(env: Env, policy: Policy) -> Self {
+    pub(super) fn new(env: Env, behavior: Behaviour) -> Self {
         Self {
             env,
-            policy,
+            behavior,
             hosted: BTreeMap::new(),
             memory: Memory::default(),
-            answers: VecDeque::new(),
+            answers: BTreeMap::new(),
+            answered: 0,
             clock_skew_us: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.hosted.len()
+    }
+
+    pub(super) fn hosts(&self, call_id: &str) -> bool {
+        self.hosted.contains_key(call_id)
     }
 
     pub(super) fn live(&self) -> Vec<LiveCall> {
@@ -144,43 +125,92 @@ impl Calls {
     }
 
     /// Carries `command` out, unless it came before, and keeps the answer until it is due.
-    pub(super) fn command(&mut self, command: Command, ack_delay: Duration) {
-        let operation_id = command.operation_id.clone();
-        let answer = match self.memory.answer_to(&operation_id) {
-            Some(first) => first,
-            None if self.policy == Policy::Ignore => {
-                tracing::info!(call.id = command.call_id, operation.id = operation_id, "a command is ignored");
-                return;
+    pub(super) fn command(&mut self, command: &Command) -> Link {
+        let (operation_id, call_id) = (command.operation_id.clone(), command.call_id.clone());
+        let ack_delay = self.behavior.ack_delay;
+        if let Some(first) = self.memory.answer_to(&operation_id) {
+            tracing::info!(
+                call.id = call_id,
+                operation.id = operation_id,
+                "a command came again and is answered as before"
+            );
+            self.answer(operation_id, first, ack_delay);
+            return Link::Stays;
+        }
+        let verb = command.verb.as_ref().map(verbs::name);
+        let scripted = verb.and_then(|verb| self.behavior.script.decide(verb));
+        match scripted.or(self.behavior.policy.failure()) {
+            None => {
+                let answer = self.execute_once(command);
+                self.answer(operation_id, answer, ack_delay);
             }
-            None => self.execute_once(command),
-        };
-        let result = CommandResult { operation_id, result: Some(answer) };
-        self.answers.push_back((Instant::now() + ack_delay, result));
+            Some(Failure::Slow(delay)) => {
+                let answer = self.execute_once(command);
+                self.answer(operation_id, answer, delay);
+            }
+            Some(Failure::Reject) => {
+                let rejected = Err(verbs::failed("NODE_REJECTED", "this node is told to reject the command"));
+                let answer = self.remember(command, rejected);
+                self.answer(operation_id, answer, ack_delay);
+            }
+            Some(Failure::Ignore) => {
+                tracing::info!(call.id = call_id, operation.id = operation_id, "a command is ignored");
+            }
+            Some(Failure::DuplicateAck) => {
+                let answer = self.execute_once(command);
+                tracing::info!(call.id = call_id, operation.id = operation_id, "a command is acknowledged twice");
+                self.answer(operation_id.clone(), answer.clone(), ack_delay);
+                self.answer(operation_id, answer, ack_delay);
+            }
+            Some(Failure::Disconnect) => {
+                self.execute_once(command);
+                tracing::info!(call.id = call_id, operation.id = operation_id, "a command is not acknowledged");
+                return Link::Drops;
+            }
+        }
+        Link::Stays
     }
 
-    fn execute_once(&mut self, command: Command) -> Answer {
-        let (operation_id, call_id) = (command.operation_id.clone(), command.call_id.clone());
-        let answer = match self.execute(command) {
+    fn answer(&mut self, operation_id: String, answer: Answer, delay: Duration) {
+        let result = CommandResult { operation_id, result: Some(answer) };
+        self.answers.insert((Instant::now() + delay, self.answered), result);
+        self.answered += 1;
+    }
+
+    fn execute_once(&mut self, command: &Command) -> Answer {
+        let executed = self.execute(command);
+        self.remember(command, executed)
+    }
+
+    /// What was done is the answer to this command from now on.
+    fn remember(&mut self, command: &Command, done: Result<CommandSucceeded, CommandFailed>) -> Answer {
+        let Command { operation_id, call_id, .. } = command;
+        let verb = command.verb.as_ref().map_or("unknown", |verb| verbs::name(verb).as_str());
+        let answer = match done {
             Ok(succeeded) => {
-                tracing::info!(call.id = call_id, operation.id = operation_id, "a command was carried out");
+                let state = self.hosted.get(call_id).map_or_else(|| "over".to_owned(), ToString::to_string);
+                tracing::info!(
+                    call.id = call_id,
+                    operation.id = operation_id,
+                    verb,
+                    call.state = state,
+                    "a command was carried out"
+                );
                 Answer::Succeeded(succeeded)
             }
             Err(failed) => {
                 let reason = &failed.reason;
-                tracing::info!(call.id = call_id, operation.id = operation_id, reason, "a command was refused");
+                tracing::info!(call.id = call_id, operation.id = operation_id, verb, reason, "a command was refused");
                 Answer::Failed(failed)
             }
         };
-        self.memory.keep(operation_id, answer.clone());
+        self.memory.keep(operation_id.clone(), answer.clone());
         answer
     }
 
-    fn execute(&mut self, command: Command) -> Result<CommandSucceeded, CommandFailed> {
-        if self.policy == Policy::Reject {
-            return Err(verbs::failed("NODE_REJECTED", "this node rejects every command"));
-        }
-        if let Some(deadline) = command.deadline
-            && timestamp(&deadline).as_micros() < self.env.now().as_micros().saturating_add(self.clock_skew_us)
+    fn execute(&mut self, command: &Command) -> Result<CommandSucceeded, CommandFailed> {
+        if let Some(deadline) = &command.deadline
+            && timestamp(deadline).as_micros() < self.env.now().as_micros().saturating_add(self.clock_skew_us)
         {
             return Err(verbs::failed("OPERATION_PENDING", "the command arrived after its deadline"));
         }
@@ -191,7 +221,8 @@ impl Calls {
         if command.fence < call.fence {
             return Err(verbs::failed("LEASE_LOST", "the node knows a newer lease of the call"));
         }
-        let verb = command.verb.ok_or_else(|| verbs::failed("UNKNOWN_VERB", "the node does not know this verb"))?;
+        let verb =
+            command.verb.clone().ok_or_else(|| verbs::failed("UNKNOWN_VERB", "the node does not know this verb"))?;
         let (succeeded, after) = verbs::execute(call, verb, &self.env)?;
         if after == After::Over {
             self.drop_call(&command.call_id, "a command ended it");
@@ -201,11 +232,12 @@ impl Calls {
 
     /// When the next answer is due, if there is one.
     pub(super) fn next_answer_at(&self) -> Option<Instant> {
-        self.answers.front().map(|(due, _)| *due)
+        self.answers.first_key_value().map(|((due, _), _)| *due)
     }
 
     pub(super) fn take_due_answer(&mut self) -> Option<CommandResult> {
-        self.answers.pop_front_if(|(due, _)| *due <= Instant::now()).map(|(_, answer)| answer)
+        let first = self.answers.first_entry().filter(|first| first.key().0 <= Instant::now())?;
+        Some(first.remove())
     }
 }
 
@@ -215,11 +247,23 @@ pub(super) fn timestamp(wire: &prost_types::Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::proto::v1::{HangupCommand, HoldCommand, Slot, command::Verb};
+    use super::{
+        super::{Policy, Rule},
+        *,
+    };
+    use crate::proto::v1::{HangupCommand, HoldCommand, MuteCommand, Slot, command::Verb};
 
     fn hosting_one_call(policy: Policy) -> Calls {
-        let mut calls = Calls::new(Env::system(), policy);
+        hosting_one_call_by(Behaviour { policy, ..Behaviour::default() })
+    }
+
+    fn scripted(rules: &[&str]) -> Calls {
+        let rules: Vec<Rule> = rules.iter().map(|rule| rule.parse().expect("a rule")).collect();
+        hosting_one_call_by(Behaviour { script: rules.into(), ..Behaviour::default() })
+    }
+
+    fn hosting_one_call_by(behavior: Behaviour) -> Calls {
+        let mut calls = Calls::new(Env::system(), behavior);
         let slot = Slot { lease_id: "lse_1".into(), fence: 7, ..Slot::default() };
         assert!(calls.assign(CallAssigned { slot: Some(slot), call_id: "call-1".into(), ..CallAssigned::default() }));
         calls
@@ -229,8 +273,8 @@ mod tests {
         Command { operation_id: operation.into(), call_id: "call-1".into(), deadline: None, fence: 7, verb: Some(verb) }
     }
 
-    fn answer(calls: &mut Calls, command: Command) -> Answer {
-        calls.command(command, Duration::ZERO);
+    fn answer(calls: &mut Calls, command: &Command) -> Answer {
+        assert_eq!(calls.command(command), Link::Stays);
         calls.take_due_answer().expect("an answer").result.expect("a result")
     }
 
@@ -245,21 +289,21 @@ mod tests {
     fn a_command_that_comes_again_is_answered_alike_and_carried_out_once() {
         let mut calls = hosting_one_call(Policy::Accept);
         let hold = command("op_1", Verb::Hold(HoldCommand::default()));
-        let first = answer(&mut calls, hold.clone());
-        assert_eq!(answer(&mut calls, hold), first, "the same operation");
+        let first = answer(&mut calls, &hold);
+        assert_eq!(answer(&mut calls, &hold), first, "the same operation");
         assert_eq!(reason(first), "SUCCEEDED");
         let again = command("op_2", Verb::Hold(HoldCommand::default()));
-        assert_eq!(reason(answer(&mut calls, again)), "INVALID_CALL_STATE", "another operation on a held call");
+        assert_eq!(reason(answer(&mut calls, &again)), "INVALID_CALL_STATE", "another operation on a held call");
     }
 
     #[test]
     fn a_command_of_an_older_fence_or_past_its_deadline_is_not_begun() {
         let mut calls = hosting_one_call(Policy::Accept);
         let stale = Command { fence: 6, ..command("op_1", Verb::Hangup(HangupCommand::default())) };
-        assert_eq!(reason(answer(&mut calls, stale)), "LEASE_LOST");
+        assert_eq!(reason(answer(&mut calls, &stale)), "LEASE_LOST");
         let deadline = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
         let late = Command { deadline, ..command("op_2", Verb::Hangup(HangupCommand::default())) };
-        assert_eq!(reason(answer(&mut calls, late)), "OPERATION_PENDING");
+        assert_eq!(reason(answer(&mut calls, &late)), "OPERATION_PENDING");
         assert_eq!(calls.len(), 1);
     }
 
@@ -268,7 +312,7 @@ mod tests {
         let mut calls = hosting_one_call(Policy::Accept);
         calls.lose(&LeaseLost { call_id: "call-1".into(), lease_id: "lse_0".into() });
         assert_eq!(calls.len(), 1, "the lease that was lost is an older one");
-        answer(&mut calls, command("op_1", Verb::Hangup(HangupCommand::default())));
+        answer(&mut calls, &command("op_1", Verb::Hangup(HangupCommand::default())));
         assert_eq!(calls.len(), 0);
     }
 
@@ -276,11 +320,57 @@ mod tests {
     fn policies_reject_or_ignore_and_change_nothing() {
         let mut rejecting = hosting_one_call(Policy::Reject);
         let hangup = command("op_1", Verb::Hangup(HangupCommand::default()));
-        assert_eq!(reason(answer(&mut rejecting, hangup.clone())), "NODE_REJECTED");
+        assert_eq!(reason(answer(&mut rejecting, &hangup)), "NODE_REJECTED");
         let mut ignoring = hosting_one_call(Policy::Ignore);
-        ignoring.command(hangup, Duration::ZERO);
+        assert_eq!(ignoring.command(&hangup), Link::Stays);
         assert!(ignoring.take_due_answer().is_none());
         assert_eq!((rejecting.len(), ignoring.len()), (1, 1));
+    }
+
+    fn hold(operation: &str) -> Command {
+        command(operation, Verb::Hold(HoldCommand::default()))
+    }
+
+    #[test]
+    fn a_stream_that_drops_takes_the_answer_along_and_a_known_command_is_answered_from_memory() {
+        let mut calls = scripted(&["hold:disconnect"]);
+        assert_eq!(calls.command(&hold("op_1")), Link::Drops);
+        assert!(calls.hosted["call-1"].held && calls.take_due_answer().is_none());
+        let answer = answer(&mut calls, &hold("op_1"));
+        assert_eq!(reason(answer), "SUCCEEDED", "it came again, and a held call cannot be held");
+        assert!(calls.take_due_answer().is_none());
+    }
+
+    #[test]
+    fn an_acknowledgement_may_come_twice_or_late_and_overtakes_nobody_of_its_own_moment() {
+        let mut calls = scripted(&["hold:duplicate-ack", "mute:slow=3600000"]);
+        let first = answer(&mut calls, &hold("op_1"));
+        let again = calls.take_due_answer().expect("a second answer");
+        assert_eq!((&*again.operation_id, again.result), ("op_1", Some(first)));
+        let mute = command("op_2", Verb::Mute(MuteCommand::default()));
+        assert_eq!(calls.command(&mute), Link::Stays);
+        assert!(calls.hosted["call-1"].caller_muted && calls.take_due_answer().is_none(), "done, and not said yet");
+        assert_eq!(
+            reason(answer(&mut calls, &hold("op_3"))),
+            "INVALID_CALL_STATE",
+            "it does not wait for the slow one"
+        );
+        assert!(calls.next_answer_at().is_some());
+    }
+
+    #[test]
+    fn what_a_script_rejects_stays_rejected_and_what_it_does_not_name_goes_by_the_policy() {
+        let script: Rule = "hold:reject:1".parse().expect("a rule");
+        let mut calls = hosting_one_call_by(Behaviour {
+            policy: Policy::Ignore,
+            script: vec![script].into(),
+            ..Behaviour::default()
+        });
+        for _ in 0..2 {
+            assert_eq!(reason(answer(&mut calls, &hold("op_1"))), "NODE_REJECTED");
+        }
+        assert_eq!(calls.command(&hold("op_2")), Link::Stays);
+        assert!(calls.take_due_answer().is_none() && !calls.hosted["call-1"].held);
     }
 
     #[test]

@@ -2,11 +2,15 @@
 //!
 //! It speaks the public protocol and nothing else, so it is what a real node's author can read, and what tests drive
 //! verbs through. Its calls live in [`calls`] and outlast a lost stream; [`stream`] is one stream's life. It connects again,
-//! with growing and jittered delay, until it is stopped. Deliberately absent: sockets to AI services, audio, SIP.
+//! with growing and jittered delay, until it is stopped. It fails where [`script`] says so. Deliberately absent: sockets to
+//! AI services, audio, SIP.
 
+mod call;
 mod calls;
 mod delay;
 mod memory;
+mod recent;
+mod script;
 mod stream;
 mod verbs;
 
@@ -24,7 +28,8 @@ use tonic::{
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 
-use self::{calls::Calls, delay::Delay, stream::Ended};
+pub use self::script::{Failure, Malformed, Rule, SLOWEST, Script};
+use self::{calls::Calls, delay::Delay, recent::Recent, stream::Ended};
 use crate::{domain::Env, proto::v1};
 
 /// A partition is noticed after both together; without them a half-dead connection is never given up.
@@ -60,11 +65,13 @@ pub struct TlsOptions {
 }
 
 /// What the node does with commands.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Behaviour {
-    /// Between carrying a command out and acknowledging it.
+    /// Between carrying a command out and acknowledging it, unless the script makes it slower.
     pub ack_delay: Duration,
+    /// What is done with commands of which the script says nothing.
     pub policy: Policy,
+    pub script: Script,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,6 +85,16 @@ pub enum Policy {
     Ignore,
 }
 
+impl Policy {
+    const fn failure(self) -> Option<Failure> {
+        match self {
+            Self::Accept => None,
+            Self::Reject => Some(Failure::Reject),
+            Self::Ignore => Some(Failure::Ignore),
+        }
+    }
+}
+
 /// Runs the node until `stop`. An error is one that trying again cannot mend: a malformed option, or a first
 /// Hello that was refused for what it said.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
@@ -85,7 +102,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     // What is wrong with the options is wrong from the start.
     endpoint(&options)?;
     let env = Env::system();
-    let mut node = Node { calls: Calls::new(env.clone(), options.behavior.policy), options, env };
+    let calls = Calls::new(env.clone(), options.behavior.clone());
+    let mut node = Node { calls, recent: Recent::default(), options, env };
     let mut delay = Delay::default();
     let mut was_welcomed = false;
     loop {
@@ -119,6 +137,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
 struct Node {
     options: Options,
     calls: Calls,
+    recent: Recent,
     env: Env,
 }
 

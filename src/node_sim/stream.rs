@@ -9,7 +9,10 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
 };
 
-use super::{Node, calls::timestamp};
+use super::{
+    Node,
+    calls::{Link, timestamp},
+};
 use crate::proto::v1::{
     Answered, CallEvent, ControlMessage, Drain, Heartbeat, Hello, NodeMessage, Welcome, WsConnected, call_event::Event,
     control_message::Message as Told, media_node_service_client::MediaNodeServiceClient, node_message::Message as Said,
@@ -90,6 +93,7 @@ pub(super) async fn live(node: &mut Node, authorization: Option<MetadataValue<As
         Ok(()) => Why::Closed,
         Err(why) => why,
     };
+    node.recent.drop_heard(Instant::now());
     Ended { was_welcomed: true, why }
 }
 
@@ -150,6 +154,7 @@ impl Stream {
         if node.calls.len() > CALLS_A_MESSAGE {
             self.heartbeat(node)?;
         }
+        self.repeat(node)?;
         let period = heartbeat_period(welcome);
         let mut beats = tokio::time::interval_at(Instant::now() + period, period);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -162,7 +167,7 @@ impl Stream {
                 _ = beats.tick() => self.heartbeat(node)?,
                 () = until(node.calls.next_answer_at()) => {
                     while let Some(answer) = node.calls.take_due_answer() {
-                        say(&self.outbox, Said::CommandResult(answer))?;
+                        self.tell(node, Said::CommandResult(answer))?;
                     }
                 }
                 () = until(self.leave_at) => return Err(Why::Broken("drained")),
@@ -179,7 +184,11 @@ impl Stream {
                     self.report(node, &call_id, Event::Answered(Answered {}))?;
                 }
             }
-            Some(Told::Command(command)) => node.calls.command(command, node.options.behavior.ack_delay),
+            Some(Told::Command(command)) => {
+                if node.calls.command(&command) == Link::Drops {
+                    return Err(Why::Broken("dropped as the script says"));
+                }
+            }
             Some(Told::TokenRefresh(refresh)) => node.calls.refresh_token(refresh),
             Some(Told::LeaseLost(lost)) => node.calls.lose(&lost),
             Some(Told::EndCall(end)) => node.calls.end(&end),
@@ -198,7 +207,7 @@ impl Stream {
         tracing::info!(node.id = node.options.node_id, left_ms = left.as_millis(), "the service drains");
     }
 
-    fn report(&self, node: &Node, call_id: &str, event: Event) -> Result<(), Why> {
+    fn report(&self, node: &mut Node, call_id: &str, event: Event) -> Result<(), Why> {
         let micros = node.env.now().as_micros();
         let occurred_at = prost_types::Timestamp {
             seconds: micros.div_euclid(1_000_000),
@@ -206,7 +215,23 @@ impl Stream {
             nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or_default(),
         };
         let event = CallEvent { call_id: call_id.to_owned(), occurred_at: Some(occurred_at), event: Some(event) };
-        say(&self.outbox, Said::CallEvent(event))
+        self.tell(node, Said::CallEvent(event))
+    }
+
+    /// Says what concerns a call, and keeps it in case the stream breaks.
+    fn tell(&self, node: &mut Node, message: Said) -> Result<(), Why> {
+        node.recent.keep(message.clone(), Instant::now());
+        say(&self.outbox, message)
+    }
+
+    /// Says again what the stream before may not have brought there.
+    fn repeat(&self, node: &mut Node) -> Result<(), Why> {
+        let again = node.recent.again(Instant::now());
+        let matters = |message: &Said| match message {
+            Said::CallEvent(event) => node.calls.hosts(&event.call_id),
+            _ => true,
+        };
+        again.into_iter().filter(matters).try_for_each(|message| say(&self.outbox, message))
     }
 
     fn heartbeat(&self, node: &Node) -> Result<(), Why> {

@@ -5,13 +5,64 @@
 
 use std::collections::BTreeMap;
 
-use super::calls::{After, Call, Conference, Monitor};
+use super::{
+    call::{Call, Conference, Monitor},
+    calls::After,
+};
 use crate::{
-    domain::Env,
-    proto::v1::{CommandFailed, CommandSucceeded, ConferenceAddCommand, MonitorMode, MuteTarget, command::Verb},
+    domain::{Env, verb::VerbName},
+    proto::v1::{
+        CommandFailed, CommandSucceeded, ConferenceAddCommand, MonitorMode, MonitorStartCommand, MuteTarget,
+        command::Verb,
+    },
 };
 
 type Executed = Result<(CommandSucceeded, After), CommandFailed>;
+
+/// The verbs that nodes carry out.
+pub(super) const ALL: [VerbName; 18] = [
+    VerbName::Barge,
+    VerbName::ConferenceAdd,
+    VerbName::ConferenceLeave,
+    VerbName::ConferenceRemove,
+    VerbName::ConferenceStart,
+    VerbName::Hangup,
+    VerbName::Hold,
+    VerbName::MonitorStart,
+    VerbName::MonitorStop,
+    VerbName::Mute,
+    VerbName::PlayAudio,
+    VerbName::RecordingPause,
+    VerbName::RecordingResume,
+    VerbName::SendDtmf,
+    VerbName::Transfer,
+    VerbName::Unhold,
+    VerbName::Unmute,
+    VerbName::Whisper,
+];
+
+pub(super) const fn name(verb: &Verb) -> VerbName {
+    match verb {
+        Verb::Transfer(_) => VerbName::Transfer,
+        Verb::Hangup(_) => VerbName::Hangup,
+        Verb::Mute(_) => VerbName::Mute,
+        Verb::Unmute(_) => VerbName::Unmute,
+        Verb::Hold(_) => VerbName::Hold,
+        Verb::Unhold(_) => VerbName::Unhold,
+        Verb::SendDtmf(_) => VerbName::SendDtmf,
+        Verb::PlayAudio(_) => VerbName::PlayAudio,
+        Verb::RecordingPause(_) => VerbName::RecordingPause,
+        Verb::RecordingResume(_) => VerbName::RecordingResume,
+        Verb::ConferenceStart(_) => VerbName::ConferenceStart,
+        Verb::ConferenceAdd(_) => VerbName::ConferenceAdd,
+        Verb::ConferenceRemove(_) => VerbName::ConferenceRemove,
+        Verb::ConferenceLeave(_) => VerbName::ConferenceLeave,
+        Verb::Whisper(_) => VerbName::Whisper,
+        Verb::Barge(_) => VerbName::Barge,
+        Verb::MonitorStart(_) => VerbName::MonitorStart,
+        Verb::MonitorStop(_) => VerbName::MonitorStop,
+    }
+}
 
 pub(super) fn failed(reason: &str, message: &str) -> CommandFailed {
     CommandFailed { reason: reason.to_owned(), message: message.to_owned() }
@@ -51,19 +102,14 @@ pub(super) fn execute(call: &mut Call, verb: Verb, env: &Env) -> Executed {
         }
         Verb::ConferenceLeave(leave) => conference(call, &leave.conference_id).map(|_| over()),
         Verb::Whisper(whisper) => {
-            let monitor = monitor(call, &whisper.target_call_id)?;
-            let allowed = monitor.barged || monitor.mode == MonitorMode::ListenAndWhisper;
+            let allowed = monitor(call, &whisper.target_call_id)?.mode == MonitorMode::ListenAndWhisper;
             if allowed { Ok(goes()) } else { Err(unrelated("the monitor may only listen")) }
         }
         Verb::Barge(barge) => {
-            monitor(call, &barge.target_call_id)?.barged = true;
-            Ok(goes())
+            let barged = &mut monitor(call, &barge.target_call_id)?.barged;
+            flip(barged, true, "the call takes part already")
         }
-        Verb::MonitorStart(start) => {
-            let monitor = Monitor { mode: start.mode(), barged: false };
-            call.monitors.insert(start.target_call_id, monitor);
-            Ok(goes())
-        }
+        Verb::MonitorStart(start) => monitor_start(call, start),
         Verb::MonitorStop(stop) => {
             let monitor = call.monitors.remove(&stop.target_call_id);
             monitor.map(|_| goes()).ok_or_else(|| unrelated("the call is not monitored"))
@@ -97,13 +143,25 @@ fn conference_start(call: &mut Call, env: &Env) -> Executed {
 
 fn conference_add(call: &mut Call, add: ConferenceAddCommand, env: &Env) -> Executed {
     let member = minted("member", env);
-    conference(call, &add.conference_id)?.members.insert(member.clone(), add.destination);
+    let invitee = (add.participant_type(), add.destination);
+    conference(call, &add.conference_id)?.members.insert(member.clone(), invitee);
     Ok((CommandSucceeded { member_id: Some(member), ..CommandSucceeded::default() }, After::Goes))
 }
 
 fn conference<'a>(call: &'a mut Call, id: &str) -> Result<&'a mut Conference, CommandFailed> {
     let conference = call.conference.as_mut().filter(|conference| conference.id == id);
     conference.ok_or_else(|| wrong_state("the call is not in this conference"))
+}
+
+/// A monitor may be given another mode; whether it takes part in the call stays.
+fn monitor_start(call: &mut Call, start: MonitorStartCommand) -> Executed {
+    let mode = start.mode();
+    match call.monitors.get_mut(&start.target_call_id) {
+        Some(monitor) if monitor.mode == mode => return Err(wrong_state("the call is monitored so already")),
+        Some(monitor) => monitor.mode = mode,
+        None => drop(call.monitors.insert(start.target_call_id, Monitor { mode, barged: false })),
+    }
+    Ok(goes())
 }
 
 fn monitor<'a>(call: &'a mut Call, target: &str) -> Result<&'a mut Monitor, CommandFailed> {
@@ -120,11 +178,15 @@ fn minted(kind: &str, env: &Env) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+
     use super::*;
     use crate::proto::v1::{
-        BargeCommand, ConferenceLeaveCommand, ConferenceRemoveCommand, ConferenceStartCommand, MonitorStartCommand,
-        MonitorStopCommand, MuteCommand, RecordingPauseCommand, RecordingResumeCommand, TransferCommand, UnmuteCommand,
-        WhisperCommand,
+        BargeCommand, ConferenceLeaveCommand, ConferenceRemoveCommand, ConferenceStartCommand, HoldCommand,
+        MonitorStopCommand, MuteCommand, ParticipantType, RecordingPauseCommand, RecordingResumeCommand,
+        TransferCommand, UnmuteCommand, WhisperCommand,
     };
 
     fn run(call: &mut Call, verb: Verb) -> Executed {
@@ -133,6 +195,39 @@ mod tests {
 
     fn refusal(call: &mut Call, verb: Verb) -> String {
         run(call, verb).expect_err("refused").reason
+    }
+
+    #[test]
+    fn every_verb_that_a_command_can_carry_has_its_name() {
+        let set = prost_types::FileDescriptorSet::decode(crate::proto::DESCRIPTOR_SET).expect("our descriptors");
+        let messages = set.file.iter().flat_map(|file| &file.message_type);
+        let command = messages.into_iter().find(|message| message.name() == "Command").expect("the command");
+        let carried = command.field.iter().filter(|field| field.oneof_index.is_some());
+        let carried: BTreeSet<String> = carried.map(|field| field.name().to_uppercase()).collect();
+        assert_eq!(ALL.map(|verb| verb.as_str().to_owned()).into_iter().collect::<BTreeSet<_>>(), carried);
+        assert_eq!(ALL.len(), carried.len(), "none stands twice");
+    }
+
+    #[test]
+    fn a_call_tells_its_state() {
+        let call = &mut Call::default();
+        assert_eq!(call.to_string(), "caller, ai; recording");
+        run(call, Verb::Hold(HoldCommand::default())).expect("held");
+        run(call, Verb::Mute(MuteCommand { target: MuteTarget::Agent.into() })).expect("muted");
+        run(call, Verb::RecordingPause(RecordingPauseCommand::default())).expect("paused");
+        let (started, _) = run(call, Verb::ConferenceStart(ConferenceStartCommand {})).expect("started");
+        let conference_id = started.conference_id.expect("a conference id");
+        let add = ConferenceAddCommand {
+            conference_id: conference_id.clone(),
+            participant_type: ParticipantType::E164.into(),
+            destination: "+15550100".into(),
+            ..ConferenceAddCommand::default()
+        };
+        run(call, Verb::ConferenceAdd(add)).expect("added");
+        let listen = MonitorStartCommand { target_call_id: "call-2".into(), mode: MonitorMode::Listen.into() };
+        run(call, Verb::MonitorStart(listen)).expect("listening");
+        let told = "caller held, ai muted, e164 +15550100; in conference CONF; recording paused; listening to call-2";
+        assert_eq!(call.to_string(), told.replace("CONF", &conference_id));
     }
 
     #[test]
@@ -185,7 +280,13 @@ mod tests {
         assert_eq!(refusal(call, whisper()), "CONFERENCE_MEMBERSHIP_REQUIRED");
         run(call, monitor(MonitorMode::ListenAndWhisper)).expect("whispering");
         run(call, whisper()).expect("heard");
-        run(call, Verb::Barge(BargeCommand { target_call_id: target() })).expect("joined");
+        assert_eq!(refusal(call, monitor(MonitorMode::ListenAndWhisper)), "INVALID_CALL_STATE");
+        let barge = || Verb::Barge(BargeCommand { target_call_id: target() });
+        run(call, barge()).expect("joined");
+        assert_eq!(refusal(call, barge()), "INVALID_CALL_STATE");
+        run(call, monitor(MonitorMode::Listen)).expect("listening again");
+        assert!(call.monitors[&target()].barged, "still a party");
+        assert_eq!(refusal(call, whisper()), "CONFERENCE_MEMBERSHIP_REQUIRED", "which does not make it whisper");
         run(call, Verb::MonitorStop(MonitorStopCommand { target_call_id: target() })).expect("stopped");
         assert!(call.monitors.is_empty());
     }

@@ -296,7 +296,7 @@ impl NodeRegistry {
         let ends = command.verb.ends().is_some();
         let mut nodes = self.nodes();
         let entry = nodes.get_mut(address).ok_or(Unreachable)?;
-        entry.mailbox.try_send(ToNode::Command(command)).map_err(|_| Unreachable)?;
+        entry.mailbox.try_send(ToNode::Command(Box::new(command))).map_err(|_| Unreachable)?;
         entry.commands.insert(operation, Unanswered { call, fence, ends, origin });
         Ok(())
     }

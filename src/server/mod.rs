@@ -172,7 +172,7 @@ impl Service {
             rooms.revocations.load().await.context("the revoked tokens cannot be read")?;
             let upkeep = upkeep(&stores, &rooms, metrics, &closing);
             let (history, said_all) = (rooms.journal.clone(), CancellationToken::new());
-            let writer = tokio::spawn(write(history.clone(), said_all.clone()));
+            let writer = tokio::spawn(write(history.clone(), rooms.audit.clone(), said_all.clone()));
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
@@ -287,6 +287,7 @@ fn assemble(
         sessions: rooms.journal.clone(),
         journal: rooms.journal,
         operations: Arc::new(SqlOperationStore::new(stores.database.clone(), env.clone())),
+        audit: rooms.audit.clone(),
         bus: bus(config, stores, nodes, &env, closing),
         nodes: nodes.clone(),
         rates: rates.clone(),
@@ -300,7 +301,7 @@ fn assemble(
     let dismissing = async move { of_calls.dismiss_without_agent(orphaned).await };
     tokio::spawn(closing.clone().run_until_cancelled_owned(dismissing));
     let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
-    Ok((api, Gate::new(authenticator, rates, config.rpc.clone())))
+    Ok((api, Gate::new(authenticator, rates, rooms.audit, config.rpc.clone())))
 }
 
 fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {

@@ -21,7 +21,7 @@ use crate::{
         session::{Routing, Session},
     },
     nodes::NodeRegistry,
-    sessions::{Journal, JournalSettings, Routings, SqlSessionStore},
+    sessions::{AuditLog, Journal, JournalSettings, Routings, SqlAuditStore, SqlSessionStore},
     tenants::{Directory, DirectoryLimits, KeyUses, Revocations, SqlTenantStore, TenantStore, Tenants},
 };
 
@@ -34,6 +34,7 @@ pub(super) struct Rooms {
     pub(super) revocations: Arc<Revocations>,
     pub(super) slots: Arc<SteadySlots>,
     pub(super) journal: Arc<Journal>,
+    pub(super) audit: Arc<AuditLog>,
     /// Sessions that the journal had to end because their agent is gone.
     pub(super) without_agent: mpsc::Receiver<Session>,
     /// To be told what another replica has changed.
@@ -68,6 +69,7 @@ impl Rooms {
             tenant_store,
             slots: Arc::new(SteadySlots::new(stores.slots.clone(), live_calls, env.clock.clone())),
             journal,
+            audit: Arc::new(AuditLog::new(Arc::new(SqlAuditStore::new(stores.database.clone())))),
             without_agent,
             changes,
         }

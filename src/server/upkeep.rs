@@ -7,10 +7,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Stores, rooms::Rooms};
-use crate::{calls::Calls, sessions::Journal, telemetry};
+use crate::{
+    calls::Calls,
+    sessions::{AuditLog, Journal},
+    telemetry,
+};
 
-pub(super) async fn write(journal: Arc<Journal>, said_all: CancellationToken) {
-    journal.write_until(said_all).await;
+pub(super) async fn write(journal: Arc<Journal>, audit: Arc<AuditLog>, said_all: CancellationToken) {
+    tokio::join!(journal.write_until(said_all.clone()), audit.write_until(said_all));
 }
 
 pub(super) async fn sweep(calls: Calls, closing: CancellationToken) {

@@ -6,6 +6,7 @@
 //! Nobody who admits or releases a call waits for the database: the [`Journal`] takes what is to be written and writes
 //! it behind, in batches, into the [`History`]. It is itself a [`SessionStore`], whose readers see what was said before.
 
+mod audit;
 mod journal;
 mod operations;
 mod sql;
@@ -15,9 +16,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use self::{
+    audit::{AUDIT_PATIENCE, AuditLog, AuditPage, AuditStore},
     journal::{Journal, JournalSettings, Place, Room},
     operations::{Begun, Carried, OperationStore, Settled, WrittenEvent},
-    sql::{SqlOperationStore, SqlSessionStore},
+    sql::{SqlAuditStore, SqlOperationStore, SqlSessionStore},
 };
 use crate::domain::{
     Result,

@@ -1,5 +1,6 @@
 //! Sessions in SQL.
 
+mod audit;
 mod operation_row;
 mod operations;
 mod row;
@@ -16,8 +17,8 @@ use diesel::{
 };
 use diesel_async::RunQueryDsl as _;
 
-pub use self::operations::SqlOperationStore;
 use self::row::{ActiveRow, SessionRow, insert};
+pub use self::{audit::SqlAuditStore, operations::SqlOperationStore};
 use super::{ActiveCall, Entry, History, Opened, SessionStore, Written};
 use crate::{
     db::{

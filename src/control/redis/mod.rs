@@ -122,7 +122,7 @@ impl RedisBus {
                 }
             }
             Heard::Letter { stream, number, letter } => {
-                if let Some(attachment) = self.take_next(stream, number, *letter) {
+                if let Some(attachment) = self.take_next(stream, number, letter) {
                     self.catch_up(&attachment).await;
                 }
             }
@@ -136,7 +136,7 @@ impl RedisBus {
     }
 
     /// Gives the stream its next letter; answers whose mail has a gap before it.
-    fn take_next(&self, stream: u64, number: u64, letter: Letter) -> Option<Attachment> {
+    fn take_next(&self, stream: u64, number: u64, letter: Box<Letter>) -> Option<Attachment> {
         let mut all = self.attached();
         let attached = all.get_mut(&stream)?;
         if number == attached.last + 1 {
@@ -212,7 +212,7 @@ impl RedisBus {
 
 impl Attached {
     /// A stream that does not read is left behind: it is given the rest when it reads again, or the next stream is.
-    fn give(&mut self, number: u64, letter: Letter) {
+    fn give(&mut self, number: u64, letter: Box<Letter>) {
         if self.mailbox.try_send(Delivery::Letter { number, letter }).is_ok() {
             self.last = self.last.max(number);
         }

@@ -1,12 +1,13 @@
 //! Between the wire and the domain: decoding collects every fault, encoding cannot fail.
 
 pub(super) mod agent_request;
+pub(super) mod audit;
 pub(super) mod behavior;
 pub(super) mod lease;
 pub(super) mod node;
 pub(super) mod session;
 pub(super) mod tenant;
-pub(super) mod value;
+pub mod value;
 pub(super) mod verb;
 pub(super) mod voice_agent;
 

@@ -133,7 +133,7 @@ pub(crate) fn write_welcome(welcome: &Welcome) -> v1::ControlMessage {
 pub(crate) fn write(message: ToNode) -> v1::ControlMessage {
     wrap(match message {
         ToNode::CallAssigned(assignment) => Control::CallAssigned(write_assignment(&assignment)),
-        ToNode::Command(command) => Control::Command(write_command(command)),
+        ToNode::Command(command) => Control::Command(write_command(*command)),
         ToNode::TokenRefresh { call, token, expires_at } => Control::TokenRefresh(v1::TokenRefresh {
             call_id: call.to_string(),
             callback_token: token,

@@ -61,7 +61,7 @@ pub(crate) fn read_duration(
     }
 }
 
-pub(crate) fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fault> {
+pub fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fault> {
     let object = match wire {
         Some(wire) => read_object_within(wire, OBJECT_MAX_DEPTH)?,
         None => Map::new(),
@@ -73,7 +73,7 @@ pub(crate) fn read_object(wire: Option<Struct>) -> Result<Map<String, Json>, Fau
 }
 
 /// Any JSON value of at most `max_bytes`.
-pub(crate) fn read_value_within(wire: Value, max_bytes: u64) -> Result<Json, Fault> {
+pub fn read_value_within(wire: Value, max_bytes: u64) -> Result<Json, Fault> {
     let value = read_value(wire, 0, OBJECT_MAX_DEPTH)?;
     if json_bytes(&value) > max_bytes {
         return Err(Fault::new(format!("must be at most {max_bytes} bytes as JSON")));
@@ -82,7 +82,7 @@ pub(crate) fn read_value_within(wire: Value, max_bytes: u64) -> Result<Json, Fau
 }
 
 /// As deep as `max_depth`; as long as its message may be, for the caller to bound.
-pub(crate) fn read_object_within(wire: Struct, max_depth: usize) -> Result<Map<String, Json>, Fault> {
+pub fn read_object_within(wire: Struct, max_depth: usize) -> Result<Map<String, Json>, Fault> {
     read_fields(wire, 0, max_depth)
 }
 
@@ -127,11 +127,11 @@ fn read_number(value: f64) -> Result<Number, Fault> {
     Number::from_f64(value).ok_or_else(|| Fault::new("must not contain NaN or infinity"))
 }
 
-pub(crate) fn object(json: &Map<String, Json>) -> Struct {
+pub fn object(json: &Map<String, Json>) -> Struct {
     Struct { fields: json.iter().map(|(key, json)| (key.clone(), value(json))).collect::<BTreeMap<_, _>>() }
 }
 
-pub(crate) fn value(json: &Json) -> Value {
+pub fn value(json: &Json) -> Value {
     let kind = match json {
         Json::Null => Kind::NullValue(0),
         Json::Bool(value) => Kind::BoolValue(*value),

@@ -57,15 +57,17 @@ pub(crate) struct VerbContext {
 pub(crate) trait VerbRequest {
     fn call_id(&self) -> &str;
     fn idempotency_key(&self) -> &str;
+    /// What it is aimed at beside its call, as the caller wrote it: for the audit log.
+    fn target(&self) -> String;
     fn verb(self, context: VerbContext, faults: &mut Violations) -> Option<Verb>;
 }
 
 /// Implements the common part of [`VerbRequest`] and hands the rest to `$read`.
 macro_rules! verb_request {
-    ($request:ident, |$wire:pat_param, $faults:pat_param| $read:expr) => {
-        verb_request!($request, |$wire, $faults, _| $read);
+    ($request:ident $(at $target:expr)?, |$wire:pat_param, $faults:pat_param| $read:expr) => {
+        verb_request!($request $(at $target)?, |$wire, $faults, _| $read);
     };
-    ($request:ident, |$wire:pat_param, $faults:pat_param, $context:pat_param| $read:expr) => {
+    ($request:ident $(at $target:expr)?, |$wire:pat_param, $faults:pat_param, $context:pat_param| $read:expr) => {
         impl VerbRequest for v1::$request {
             fn call_id(&self) -> &str {
                 &self.call_id
@@ -73,6 +75,11 @@ macro_rules! verb_request {
 
             fn idempotency_key(&self) -> &str {
                 &self.idempotency_key
+            }
+
+            fn target(&self) -> String {
+                let told: &[fn(&Self) -> String] = &[$($target)?];
+                told.first().map_or_else(String::new, |told| told(self))
             }
 
             fn verb(self, $context: VerbContext, $faults: &mut Violations) -> Option<Verb> {
@@ -83,10 +90,10 @@ macro_rules! verb_request {
     };
 }
 
-verb_request!(BargeRequest, |wire, faults| Some(
+verb_request!(BargeRequest at |wire| wire.target_call_id.clone(), |wire, faults| Some(
     Barge { target: read("target_call_id", &wire.target_call_id, faults)? }.into()
 ));
-verb_request!(ConferenceAddRequest, |wire, faults| {
+verb_request!(ConferenceAddRequest at invitee_of, |wire, faults| {
     let kind = required(read_enum("participant_type", wire.participant_type, faults));
     let kind = faults.take("participant_type", kind);
     let invitee = kind.map(|kind| Invitee::new(kind, wire.destination));
@@ -95,7 +102,7 @@ verb_request!(ConferenceAddRequest, |wire, faults| {
     Some(ConferenceAdd { invitee: invitee?, metadata, conference: String::new() }.into())
 });
 verb_request!(ConferenceLeaveRequest, |_, _| Some(ConferenceLeave::default().into()));
-verb_request!(ConferenceRemoveRequest, |wire, faults| {
+verb_request!(ConferenceRemoveRequest at |wire| wire.member_id.clone(), |wire, faults| {
     let member = faults.take("member_id", bounded_text(wire.member_id, ID_MAX_CHARS))?;
     Some(ConferenceRemove { member, conference: String::new() }.into())
 });
@@ -115,12 +122,12 @@ verb_request!(LogRequest, |wire, faults| {
     let metadata = metadata.and_then(|metadata| read_object(Some(metadata)));
     Some(Log { metadata: faults.take("metadata", metadata)? }.into())
 });
-verb_request!(MonitorStartRequest, |wire, faults| {
+verb_request!(MonitorStartRequest at |wire| wire.target_call_id.clone(), |wire, faults| {
     let target = read("target_call_id", &wire.target_call_id, faults);
     let mode = read_enum("mode", wire.mode, faults).unwrap_or(MonitorMode::Listen);
     Some(MonitorStart { target: target?, mode }.into())
 });
-verb_request!(MonitorStopRequest, |wire, faults| Some(
+verb_request!(MonitorStopRequest at |wire| wire.target_call_id.clone(), |wire, faults| Some(
     MonitorStop { target: read("target_call_id", &wire.target_call_id, faults)? }.into()
 ));
 verb_request!(MuteRequest, |wire, faults| Some(
@@ -164,7 +171,7 @@ verb_request!(SetLeadStatusRequest, |wire, faults| {
     let status = required(read_enum("status", wire.status, faults));
     Some(SetLeadStatus { status: faults.take("status", status)? }.into())
 });
-verb_request!(TransferRequest, |wire, faults| {
+verb_request!(TransferRequest at destination_of, |wire, faults| {
     let destination = wire.destination.and_then(|destination| destination.destination);
     let destination = destination.map(|destination| read_destination(destination, faults));
     let metadata = faults.take("metadata", read_object(wire.metadata))?;
@@ -174,11 +181,33 @@ verb_request!(UnholdRequest, |_, _| Some(Unhold.into()));
 verb_request!(UnmuteRequest, |wire, faults| Some(
     Unmute { party: read_enum("target", wire.target, faults).unwrap_or(Party::Caller) }.into()
 ));
-verb_request!(WhisperRequest, |wire, faults, context| {
+verb_request!(WhisperRequest at |wire| wire.target_call_id.clone(), |wire, faults, context| {
     let target = read("target_call_id", &wire.target_call_id, faults);
     let speech = read_speech((wire.audio_url, context.media_urls), wire.tts_text, wire.voice, faults);
     Some(Whisper { target: target?, speech: speech? }.into())
 });
+
+fn invitee_of(wire: &v1::ConferenceAddRequest) -> String {
+    let kind = match wire.participant_type() {
+        v1::ParticipantType::Unspecified => "unspecified",
+        v1::ParticipantType::E164 => "e164",
+        v1::ParticipantType::SipUri => "sip_uri",
+        v1::ParticipantType::Agent => "agent",
+        v1::ParticipantType::Supervisor => "supervisor",
+    };
+    format!("{kind}:{}", wire.destination)
+}
+
+fn destination_of(wire: &v1::TransferRequest) -> String {
+    use v1::transfer_destination::Destination as Wire;
+    match wire.destination.as_ref().and_then(|destination| destination.destination.as_ref()) {
+        Some(Wire::AgentQueue(name)) => format!("agent_queue:{name}"),
+        Some(Wire::E164(number)) => format!("e164:{number}"),
+        Some(Wire::SipUri(uri)) => format!("sip_uri:{uri}"),
+        // The agent's own, which is not the caller's word.
+        None => String::new(),
+    }
+}
 
 /// Unspecified is no answer to what must be said.
 fn required<T>(read: Option<T>) -> Result<T, Fault> {

@@ -107,7 +107,7 @@ impl Stream {
 
     async fn letter(&mut self) -> (u64, Letter) {
         match self.next().await {
-            Some(Delivery::Letter { number, letter }) => (number, letter),
+            Some(Delivery::Letter { number, letter }) => (number, *letter),
             other => panic!("no letter: {other:?}"),
         }
     }
@@ -142,7 +142,7 @@ fn command(reply_to: ReplicaId) -> Letter {
 }
 
 fn letter() -> Letter {
-    Letter::Assign { session: SessionId::new(&Env::system()) }
+    Letter::Assign { call: "call-1".parse().expect("a call id"), session: SessionId::new(&Env::system()) }
 }
 
 fn operation() -> Operation {

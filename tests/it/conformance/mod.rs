@@ -3,6 +3,7 @@
 //! A suite is a set of plain functions of [`Stores`]; `on_every_backend!` makes tests of them whose names end in the
 //! back-end and the promise.
 
+mod audit_store;
 mod command_bus;
 mod database;
 mod fence;
@@ -36,7 +37,7 @@ use voxgate::{
         tenant::{Tenant, TenantDraft},
         voice_agent::{Draft, Spec, Status, VoiceAgent},
     },
-    sessions::{OperationStore, SessionStore, SqlOperationStore, SqlSessionStore},
+    sessions::{AuditStore, OperationStore, SessionStore, SqlAuditStore, SqlOperationStore, SqlSessionStore},
     tenants::{SqlTenantStore, TenantStore},
 };
 
@@ -70,6 +71,7 @@ struct Stores {
     agents: Arc<dyn VoiceAgentStore>,
     sessions: Arc<dyn SessionStore>,
     operations: Arc<dyn OperationStore>,
+    audit: Arc<dyn AuditStore>,
     /// The SQLite file's, deleted with this.
     _folder: Option<TempDir>,
 }
@@ -93,6 +95,7 @@ impl Stores {
             agents: Arc::new(SqlVoiceAgentStore::new(db.clone())),
             sessions: Arc::new(SqlSessionStore::new(db.clone())),
             operations: Arc::new(SqlOperationStore::new(db.clone(), Env::system())),
+            audit: Arc::new(SqlAuditStore::new(db.clone())),
             db,
             _folder: folder,
         }

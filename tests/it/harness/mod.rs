@@ -14,4 +14,5 @@ pub(crate) mod raw_node;
 pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod server;
+pub(crate) mod token;
 pub(crate) mod world;

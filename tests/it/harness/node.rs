@@ -10,9 +10,15 @@ pub(crate) struct NodeProcess {
 
 impl NodeProcess {
     pub(crate) fn start(world: &World, id: String) -> Self {
+        Self::start_with(world, id, &[])
+    }
+
+    /// The same with more on its command line.
+    pub(crate) fn start_with(world: &World, id: String, more: &[&str]) -> Self {
         let dir = Process::folder("node");
         let mut command = voxgate(&dir, &[]);
         command.args(["node-sim", "--endpoint", &world.addr, "--key", &world.key, "--node-id", &id]);
+        command.args(world.sandbox.then_some("--sandbox")).args(more);
         command.current_dir(&dir);
         Self { process: Process::start(dir, &command), id }
     }

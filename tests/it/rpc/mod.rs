@@ -1,16 +1,19 @@
 //! One module a service of the API, each test on both back-ends unless its name says otherwise.
 
 mod admission;
+mod audit;
 mod behavior_rules;
 mod credentials;
 pub(crate) mod descriptors;
 mod field_rules;
+mod forgeries;
 mod freshness;
 mod guard_rails;
 mod keys;
 mod lists;
 pub(crate) mod matrix;
 mod media_nodes;
+mod node_failures;
 mod queue;
 mod rate_limits;
 mod replicas;

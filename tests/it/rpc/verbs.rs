@@ -28,7 +28,6 @@ on_both_backends!(
     the_state_tells_what_the_node_reported,
     a_token_drives_its_own_call_alone,
     a_key_needs_the_scope_to_drive_calls,
-    a_forged_token_drives_nothing,
     a_verb_that_the_state_does_not_allow_is_refused_by_that_state,
     a_verb_on_an_ended_session_says_how_it_ended,
     a_token_of_an_earlier_session_does_not_drive_the_next,
@@ -267,32 +266,6 @@ async fn a_key_needs_the_scope_to_drive_calls(world: World) {
     let stranger = call.world.neighbour().await;
     let answer = stranger.caller.calls().hold(call.hold_request("")).await;
     refused(answer, Code::NotFound, "SESSION_NOT_FOUND");
-}
-
-async fn a_forged_token_drives_nothing(world: World) {
-    let call = Driven::by(world, Behaviour::default()).await;
-    let token = &call.slot.callback_token;
-    let jwt = token.strip_prefix("vg_cb_").expect("the prefix");
-    let [header, claims, signature] = jwt.split('.').collect::<Vec<_>>()[..] else { panic!("three parts: {jwt}") };
-    let other = call.world.admit(&call.slot.voice_agent_id).await;
-    let other_claims = other.callback_token.split('.').nth(1).expect("claims");
-    // {"alg":"none","typ":"vg-cb+jwt"}
-    let none = "eyJhbGciOiJub25lIiwidHlwIjoidmctY2Irand0In0";
-    let forgeries = [
-        format!("vg_cb_{header}.{other_claims}.{signature}"),
-        format!("vg_cb_{none}.{claims}."),
-        format!("vg_cb_{none}.{claims}.{signature}"),
-        format!("vg_cb_{header}.{claims}."),
-        format!("vg_cb_{header}.{claims}"),
-        jwt.to_owned(),
-        format!("{token}x"),
-        format!("vg_cb_vg_cb_{jwt}"),
-    ];
-    for forgery in forgeries {
-        let answer = call.world.caller.with(&forgery).calls().hold(call.hold_request("")).await;
-        refused(answer, Code::Unauthenticated, "CREDENTIAL_INVALID");
-    }
-    assert!(!call.held().await);
 }
 
 async fn a_verb_that_the_state_does_not_allow_is_refused_by_that_state(world: World) {

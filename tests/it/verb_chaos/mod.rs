@@ -70,7 +70,7 @@ struct Stage {
     key: String,
     /// Verbs that are yet to be asked for.
     left: AtomicUsize,
-    /// No more faults.
+    /// No faults yet, or no more.
     is_calm: AtomicBool,
 }
 
@@ -81,6 +81,14 @@ impl Stage {
 
     fn is_calm(&self) -> bool {
         self.is_calm.load(Ordering::Relaxed)
+    }
+
+    /// Comes after so long a time of faults.
+    async fn outlive(&self, life: Duration) {
+        while self.is_calm() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(life).await;
     }
 
     /// Takes a verb out of those that are left.
@@ -116,7 +124,7 @@ impl Stage {
             let next = TestServer::production_with_key(&database, url.expose_secret(), operator_key.clone());
             replicas.push(RwLock::new(Replica::new(next, &world.key)));
         }
-        let (left, is_calm) = (AtomicUsize::new(verbs), AtomicBool::new(false));
+        let (left, is_calm) = (AtomicUsize::new(verbs), AtomicBool::new(true));
         let key = world.key.clone();
         (Arc::new(Self { replicas, database, redis, operator_key, key, left, is_calm }), world)
     }
@@ -135,6 +143,8 @@ async fn whatever_fails_a_verb_happens_at_most_once_in_order_and_it_is_known_whe
         .zip(1_u64..)
         .map(|(node, number)| tokio::spawn(node.clone().live(stage.clone(), seed.wrapping_add(number))))
         .collect();
+    let connected = async || nodes.iter().all(|node| node.streams() > 0).then_some(());
+    eventually("all nodes to be connected", connected).await;
     let agent = world.agent(i32::try_from(count).expect("small")).await.id;
     let admitted = join_all((0..count).map(|number| {
         let node_id = Some(nodes[number % NODES].id.clone());
@@ -144,6 +154,7 @@ async fn whatever_fails_a_verb_happens_at_most_once_in_order_and_it_is_known_whe
     let calls: Vec<String> = admitted.into_iter().map(|slot| granted(slot).call_id).collect();
     let hosted = async || (nodes.iter().map(|node| node.hosts()).sum::<usize>() == count).then_some(());
     eventually("all calls to be hosted", hosted).await;
+    stage.is_calm.store(false, Ordering::Relaxed);
 
     let haunting = {
         let stage = stage.clone();

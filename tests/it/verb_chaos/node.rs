@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use voxgate::{
@@ -84,9 +85,8 @@ impl Node {
         loop {
             let replica = random.random_range(0..super::REPLICAS);
             let life = Duration::from_millis(random.random_range(1_000..6_000));
-            let until = if stage.is_calm() { None } else { Some(Instant::now() + life) };
             // A stream that breaks is what this is about.
-            let _ = self.connect(&stage, replica, until, &mut random).await;
+            let _ = self.connect(&stage, replica, life, &mut random).await;
             tokio::time::sleep(Duration::from_millis(random.random_range(10..300))).await;
         }
     }
@@ -95,7 +95,7 @@ impl Node {
         &self,
         stage: &Stage,
         replica: usize,
-        until: Option<Instant>,
+        life: Duration,
         random: &mut SmallRng,
     ) -> Result<(), Status> {
         let (outbox, messages) = mpsc::channel(4_096);
@@ -112,10 +112,11 @@ impl Node {
             say(Said::CommandResult(CommandResult { operation_id, result: Some(done) }))?;
         }
         let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
+        let mut ends = pin!(stage.outlive(life));
         loop {
             tokio::select! {
                 _ = beats.tick() => say(Said::Heartbeat(Heartbeat { calls: self.live_calls() }))?,
-                () = sleep_until(until) => return Ok(()),
+                () = &mut ends => return Ok(()),
                 message = inbox.message() => match message?.and_then(|message| message.message) {
                     Some(Told::CallAssigned(assigned)) => self.assign(assigned),
                     Some(Told::Command(command)) => {
@@ -193,11 +194,4 @@ fn number(verb: Option<&Verb>) -> Option<u32> {
 
 fn timestamp(wire: &prost_types::Timestamp) -> Timestamp {
     Timestamp::from_micros(wire.seconds * 1_000_000 + i64::from(wire.nanos) / 1_000)
-}
-
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }

@@ -1,7 +1,6 @@
 //! The credentials there are, good and bad, as callers who bear them.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{EncodingKey, Header};
 use tonic::Code;
 use voxgate::{
     domain::Env,
@@ -12,10 +11,11 @@ use voxgate::{
 
 use super::{
     Target,
-    holdings::{Holdings, Home, parts},
+    holdings::{Holdings, Home},
 };
 use crate::harness::{
     client::{Caller, Explained as _, granted},
+    token::{parts, signed_again},
     world::{TENANT_SCOPES, World, eventually},
 };
 
@@ -146,18 +146,12 @@ async fn until_expired(caller: &Caller) {
 /// Three ways to spoil a token that is good.
 fn bad_tokens(own: &Home, good: &str) -> Vec<Credential> {
     let (header, claims) = parts(good);
-    let typed = Header {
-        typ: Some(header["typ"].as_str().expect("a type").to_owned()),
-        kid: Some(header["kid"].as_str().expect("a key's id").to_owned()),
-        ..Header::default()
-    };
-    let forged = jsonwebtoken::encode(&typed, &claims, &EncodingKey::from_secret(&[7; 32])).expect("signed");
     let mut none = header.clone();
     none["alg"] = "none".into();
     let [none, claims] = [none, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
     let bad = [
         ("a truncated token", good[..good.len() - 1].to_owned()),
-        ("a token signed by another key", format!("vg_cb_{forged}")),
+        ("a token signed by another key", signed_again(good, &[7; 32], &[])),
         ("an unsigned token", format!("vg_cb_{none}.{claims}.")),
     ];
     bad.map(|(name, token)| useless(name, own.world.caller.with(&token), "CREDENTIAL_INVALID")).into()

@@ -1,6 +1,5 @@
 //! What requests name: one of everything that a tenant holds, and how to tell afterwards that it is untouched.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Code;
 use voxgate::{
     domain::{
@@ -20,6 +19,7 @@ use voxgate::{
 
 use crate::harness::{
     client::{granted, refused},
+    token::parts,
     world::{TestNode, World, acquire, eventually, unique},
 };
 
@@ -246,18 +246,6 @@ async fn keys(world: &World) -> Vec<ApiKey> {
             return keys;
         }
     }
-}
-
-/// The claims and the header of a callback token, unverified.
-pub(in crate::rpc) fn parts(token: &str) -> (serde_json::Value, serde_json::Value) {
-    let jwt = token.strip_prefix("vg_cb_").expect("a callback token");
-    let parts: Vec<serde_json::Value> = jwt
-        .split('.')
-        .take(2)
-        .map(|part| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).expect("base64")).expect("JSON"))
-        .collect();
-    let [header, claims] = <[_; 2]>::try_from(parts).expect("two parts");
-    (header, claims)
 }
 
 fn jti(token: &str) -> String {

@@ -9,8 +9,6 @@ mod credentials;
 mod holdings;
 mod table;
 
-pub(super) use self::holdings::parts;
-
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use tonic::{Code, Status};

@@ -435,8 +435,9 @@ fn sessions() -> Vec<Row> {
         row("SessionService/WatchEvents", Needs::Scopes(&["events:read"]), Names::Anything, |it| {
             wire::WatchEventsRequest { call_id: it.call.clone(), from_beginning: true, ..Default::default() }
         }),
+        // By session: that a call's name was tried is the tenant's own to read, whosever call it is.
         row("SessionService/ListAuditEntries", SESSIONS, Names::Anything, |it| wire::ListAuditEntriesRequest {
-            call_id: it.call.clone(),
+            session_id: it.session.clone(),
             ..Default::default()
         }),
         // A key hosts the calls of its side alone, and this is a live node.

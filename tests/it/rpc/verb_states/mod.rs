@@ -91,7 +91,7 @@ impl Stage {
                 }
             };
             let named = format!("{} × {state:?} × {credential:?}", rpc(verb));
-            let answer = self.ask(&self.caller(credential, &call), verb, &call).await;
+            let answer = self.ask(&self.caller(credential, &call).await, verb, &call).await;
             tally.cells += 1;
             match (expected(verb, state, credential).refusal(self.names(&call)), answer) {
                 (Some(refusal), Err(status)) => {

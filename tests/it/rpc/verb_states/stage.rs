@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header};
 use tonic::Status;
 use voxgate::{
     domain::Env,
     node_sim::Behaviour,
-    proto::v1::{AcquireSlotRequest, GetOperationRequest, Hello, MonitorMode, Operation, Slot, Verb},
+    proto::v1::{
+        AcquireSlotRequest, GetOperationRequest, Hello, MonitorMode, Operation, RevokeTokenRequest, Slot, Verb,
+        revoke_token_request::Target,
+    },
 };
 
 use super::{
-    super::matrix::parts,
     effect::Seen,
     table::{Credential, Names, State},
     wire::{self, Told, told},
@@ -19,6 +20,7 @@ use super::{
 use crate::harness::{
     client::{Caller, Explained as _, granted},
     raw_node::{Commands, RawNode, hello},
+    token::signed_again,
     world::{TENANT_SCOPES, TestNode, World, acquire, eventually, unique},
 };
 
@@ -51,6 +53,8 @@ pub(super) struct Call {
     pub(super) slot: Slot,
     /// The member of its conference, if it is one.
     member: String,
+    /// The `jti` of its token that is revoked when a verb is asked with it.
+    revoked: String,
     is_on_silent_node: bool,
 }
 
@@ -113,20 +117,39 @@ impl Stage {
     }
 
     pub(super) fn names<'n>(&'n self, call: &'n Call) -> Names<'n> {
-        Names { call: &call.slot.call_id, session: &call.slot.session_id, target: self.target() }
+        Names {
+            call: &call.slot.call_id,
+            session: &call.slot.session_id,
+            revoked: &call.revoked,
+            target: self.target(),
+        }
     }
 
-    pub(super) fn caller(&self, credential: Credential, call: &Call) -> Caller {
+    pub(super) async fn caller(&self, credential: Credential, call: &Call) -> Caller {
         let token = &call.slot.callback_token;
         match credential {
             Credential::OwnToken => self.admin.with(token),
             Credential::OtherCallsToken => self.admin.with(&self.bystander.slot.callback_token),
-            Credential::ExpiredToken => self.admin.with(&signed_again(token, &self.signs, -1)),
-            Credential::ForgedToken => self.admin.with(&signed_again(token, &[7; 32], 600)),
+            Credential::ExpiredToken => {
+                let expired = ("exp", (Env::system().now().as_secs() - 1).into());
+                self.admin.with(&signed_again(token, &self.signs, &[expired]))
+            }
+            Credential::RevokedToken => {
+                // Beside the token of the answer, which is to stay good.
+                let token = signed_again(token, &self.signs, &[("jti", call.revoked.as_str().into())]);
+                self.revoke(&token, &call.revoked).await;
+                self.admin.with(&token)
+            }
+            Credential::ForgedToken => self.admin.with(&signed_again(token, &[7; 32], &[])),
             Credential::KeyWithoutTheScope => self.weak.clone(),
             Credential::AdminKey => self.admin.clone(),
             Credential::OtherTenantsAdminKey => self.stranger.clone(),
         }
+    }
+
+    async fn revoke(&self, token: &str, jti: &str) {
+        let request = RevokeTokenRequest { target: Some(Target::Token(token.to_owned())) };
+        assert_eq!(granted(self.admin.sessions().revoke_token(request).await).jti, jti);
     }
 
     pub(super) async fn ask(&self, caller: &Caller, verb: Verb, call: &Call) -> Answer {
@@ -172,7 +195,8 @@ async fn admitted_to(world: &World, node: &str) -> Call {
     let agent = world.agent(1).await.id;
     let request = AcquireSlotRequest { node_id: Some(node.to_owned()), ..acquire(&unique("call"), &agent) };
     let slot = granted(world.try_admit(request).await);
-    Call { slot, member: "nobody".to_owned(), is_on_silent_node: false }
+    let revoked = Env::system().uuid().to_string();
+    Call { slot, member: "nobody".to_owned(), revoked, is_on_silent_node: false }
 }
 
 async fn asked(caller: &Caller, verb: Verb, request: Vec<u8>) -> Answer {
@@ -188,14 +212,4 @@ async fn asked(caller: &Caller, verb: Verb, request: Vec<u8>) -> Answer {
         }
     };
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("{verb:?}: no answer"))
-}
-
-/// What `token` says, with another expiry and signed by `secret`.
-fn signed_again(token: &str, secret: &[u8], expires_in_s: i64) -> String {
-    let (header, mut claims) = parts(token);
-    let text = |field: &str| Some(header[field].as_str().expect("text").to_owned());
-    let header = Header { typ: text("typ"), kid: text("kid"), ..Header::default() };
-    claims["exp"] = (Env::system().now().as_secs() + expires_in_s).into();
-    let jwt = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).expect("signed");
-    format!("vg_cb_{jwt}")
 }

@@ -41,11 +41,13 @@ impl State {
     ];
 }
 
-/// Who asks. Revoked tokens have their place between the expired and the forged one, once they can be made.
+/// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Credential {
     /// Of the call itself; it was good once.
     ExpiredToken,
+    /// Of the call itself; it was good until a RevokeToken before the verb.
+    RevokedToken,
     /// What the call's own token says, signed by a key that is not the service's.
     ForgedToken,
     /// Of another call of the same tenant.
@@ -60,8 +62,9 @@ pub(super) enum Credential {
 
 impl Credential {
     /// First those that nothing is granted to: they can share a call.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::ExpiredToken,
+        Self::RevokedToken,
         Self::ForgedToken,
         Self::OtherCallsToken,
         Self::KeyWithoutTheScope,
@@ -76,6 +79,7 @@ pub(super) enum Verdict {
     /// OPERATION_STATE_SUCCEEDED, and the verb's effect.
     Granted,
     Unauthenticated(&'static str),
+    Revoked,
     ScopeRequired,
     NotBoundToToken,
     SessionNotFound,
@@ -91,6 +95,7 @@ pub(super) enum Verdict {
 pub(super) fn expected(verb: Verb, state: State, credential: Credential) -> Verdict {
     let is_admin = match credential {
         Credential::ExpiredToken => return Verdict::Unauthenticated("CREDENTIAL_EXPIRED"),
+        Credential::RevokedToken => return Verdict::Revoked,
         Credential::ForgedToken => return Verdict::Unauthenticated("CREDENTIAL_INVALID"),
         Credential::OtherCallsToken => return Verdict::NotBoundToToken,
         Credential::KeyWithoutTheScope => return Verdict::ScopeRequired,
@@ -156,6 +161,8 @@ pub(super) fn is_for_the_node(verb: Verb) -> bool {
 pub(super) struct Names<'n> {
     pub(super) call: &'n str,
     pub(super) session: &'n str,
+    /// The token of the call that was revoked.
+    pub(super) revoked: &'n str,
     /// The call that the verbs of monitors name.
     pub(super) target: &'n str,
 }
@@ -169,6 +176,7 @@ impl Verdict {
         let (code, reason, told) = match self {
             Self::Granted => return None,
             Self::Unauthenticated(reason) => (Code::Unauthenticated, reason, vec![]),
+            Self::Revoked => (Code::Unauthenticated, "TOKEN_REVOKED", vec![("jti", names.revoked)]),
             Self::ScopeRequired => {
                 (Code::PermissionDenied, "SCOPE_REQUIRED", vec![("scope", "ai_sessions:control_admin")])
             }

@@ -1,0 +1,2 @@
+DROP TABLE audit_entries;
+DROP FUNCTION voxgate_append_only();
