@@ -1,6 +1,6 @@
 # One command a habit. The work is in scripts/, so that each step can also be run by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup-test setup-check
+.PHONY: help run test check bench fuzz setup-test setup-check
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,8 +22,11 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	scripts/walk.sh embedded
 	scripts/walk.sh postgres-redis
 
-bench: setup-test ## Measure admission and agents beside servers and databases that do less
+bench: setup-test ## Measure admission, agents and verbs beside servers and databases that do less
 	cargo bench --locked --bench rpc
+
+fuzz: ## Look for inputs that break a promise, ten minutes a target (needs a nightly Rust)
+	scripts/fuzz.sh
 
 setup-test: ## Install the servers that the tests need, where missing
 	scripts/setup-test.sh

@@ -61,3 +61,26 @@ postgres_bin() {
         dirname "$(command -v initdb)"
     fi
 }
+
+# Where tools go, and what says which version of each is there.
+tools=$PWD/.tools
+stamps=$tools/stamps
+
+# once NAME VERSION FUNCTION: runs FUNCTION unless it has succeeded for this version before.
+once() {
+    [ ! -e "$stamps/$1-$2" ] || return 0
+    say "installing $1 $2 into .tools"
+    "$3" "$2"
+    mkdir -p "$stamps"
+    rm -f "$stamps/$1-"*
+    : >"$stamps/$1-$2"
+}
+
+# cargo_install PACKAGE@VERSION [OPTION…]: into .tools, from source, quickly rather than fast: tools run for seconds. A
+# target folder of its own keeps the project's artefacts apart, and is dropped afterwards.
+cargo_install() {
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=0 \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_TARGET_DIR=$tools/build \
+        cargo install --quiet --locked --force --root "$tools" "$@"
+    rm -rf "$tools/build"
+}

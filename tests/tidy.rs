@@ -520,7 +520,8 @@ fn variables_in_one_place_only(readme: &Source, config: &Source) -> Vec<String> 
 // ---------------------------------------------------------------- the rules
 
 fn all_rust() -> Vec<Source> {
-    sources("src", "rs").into_iter().chain(sources("tests", "rs")).chain(sources("benches", "rs")).collect()
+    let fuzz = ["fuzz/fuzz_targets", "fuzz/properties"].into_iter().flat_map(|folder| sources(folder, "rs"));
+    sources("src", "rs").into_iter().chain(sources("tests", "rs")).chain(sources("benches", "rs")).chain(fuzz).collect()
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The one integration binary: real servers, the real wire.
 //!
 //! `harness` starts what a test needs (and ends it, whatever happens to the test), `conformance` holds one suite
-//! a store trait and runs it on every back-end, the rest mirrors the API.
+//! a store trait and runs it on every back-end, `fuzz_corpus` replays what the fuzzer has found, the rest mirrors the API.
 
 mod conformance;
 mod edge;
 mod faults;
+mod fuzz_corpus;
 mod harness;
 mod history;
 mod outage;

@@ -17,7 +17,7 @@ const PATTERN_MAX_BACKTRACKS: usize = 100_000;
 /// References follow each other as often as the schema has room for, and the library follows them by recursion: a
 /// schema of 48,000 characters needs more than a worker's stack has. Memory that is not touched costs nothing.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// Of the library's own words; they quote the schema.
+/// Of the library's own words, and of the place that they are about: both quote the schema.
 const WORDS_MAX_CHARS: usize = 150;
 
 /// Checks the schemas of one behavior, which share its bound on patterns.
@@ -62,8 +62,8 @@ pub fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub fn compile(schema: &Value) -> Result<Validator, Fault> {
     let patterns = PatternOptions::fancy_regex().backtrack_limit(PATTERN_MAX_BACKTRACKS).size_limit(PATTERN_MAX_BYTES);
     jsonschema::options().offline().with_pattern_options(patterns).build(schema).map_err(|error| {
-        let said: String = error.to_string().chars().filter(|c| !c.is_control()).take(WORDS_MAX_CHARS).collect();
-        let place = error.instance_path().to_string();
+        let shown = |text: String| text.chars().filter(|c| !c.is_control()).take(WORDS_MAX_CHARS).collect::<String>();
+        let (said, place) = (shown(error.to_string()), shown(error.instance_path().to_string()));
         let place = if place.is_empty() { place } else { format!(" at {place}") };
         Fault::new(format!("must be a valid JSON Schema, with references into itself alone{place}: {said}"))
     })
@@ -147,6 +147,8 @@ mod tests {
     fn what_is_no_schema_is_refused_with_its_place() {
         let fault = check(&json!({"properties": {"a": {"type": "strin"}}})).expect_err("no type");
         assert!(fault.description.contains("/properties/a/type"), "{fault:?}");
+        let fault = check(&json!({"properties": {"a\n\u{7}b": {"type": "strin"}}})).expect_err("no type");
+        assert!(fault.description.contains("/properties/ab/type"), "{fault:?}");
         for bad in [json!({"minLength": -1}), json!({"pattern": "("}), json!({"required": "a"}), json!({"a\0": 1})] {
             assert!(check(&bad).is_err(), "{bad}");
         }

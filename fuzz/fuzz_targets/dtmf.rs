@@ -1,0 +1,4 @@
+//! Touch tones that callers have sent.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| voxgate_fuzz::check("dtmf", input));
