@@ -118,7 +118,7 @@ async fn acquire_some(subject: Arc<Subject>, index: usize, most: usize, until: I
     (latencies, holds)
 }
 
-fn sum<'h>(parts: impl Iterator<Item = &'h Histogram<u64>>) -> Histogram<u64> {
+pub(crate) fn sum<'h>(parts: impl Iterator<Item = &'h Histogram<u64>>) -> Histogram<u64> {
     let mut all = histogram();
     for part in parts {
         all += part;

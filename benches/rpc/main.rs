@@ -1,5 +1,6 @@
 //! `make bench`: what admission costs beside an RPC of the same server that does nothing, and agents beside a server that
-//! does nothing else, a database alone, and themselves; and history beside a database alone.
+//! does nothing else, a database alone, and themselves; history beside a database alone; and
+//! verbs to a media node beside both.
 //!
 //! The client is this process. The server is the release binary in a process of its own, once on its embedded stores
 //! and once on a private Postgres and a private Redis. Throughput is measured in a closed loop, latency under a
@@ -21,18 +22,23 @@ mod home;
 mod journal;
 mod lists;
 mod machine;
+mod node;
 mod open;
 mod queue;
 mod reads;
 mod report;
+mod streams;
 mod subject;
+mod tally;
+mod verbs;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use self::{closed::Work, home::Home, report::Measured, subject::Subject};
 
 /// In this order; `cargo bench --bench rpc -- reads lists` measures some.
-const TOPICS: [&str; 8] = ["admission", "queue", "reads", "changes", "lists", "creates", "journal", "growth"];
+const TOPICS: [&str; 10] =
+    ["admission", "queue", "reads", "changes", "lists", "creates", "journal", "growth", "verbs", "streams"];
 /// Requests in flight of the closed loop.
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 /// In flight where grants and denials are compared.
@@ -105,6 +111,8 @@ async fn measure(home: &Home, wanted: &[String], span: Span) -> Outcome {
             ("changes", Some(_)) => changes::measure(home, &subject, span).await,
             ("journal", Some(_)) => journal::measure(home, &subject, span).await,
             ("growth", Some(_)) => growth::measure(span).await,
+            ("verbs", _) => verbs::measure(home, &subject, span).await,
+            ("streams", _) => streams::measure(home, &subject).await,
             ("creates", Some(postgres)) => creates::measure(postgres, &subject, span).await,
             // Those need a second replica, or a Postgres to compare with.
             _ => continue,

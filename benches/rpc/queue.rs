@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,9 +10,9 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinSet};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use voxgate::proto::v1::{
-    AwaitSlotRequest, GetUsageRequest, ReleaseSlotRequest, Slot, admission_service_client::AdmissionServiceClient,
+    AwaitSlotRequest, GetUsageRequest, Slot, admission_service_client::AdmissionServiceClient,
     await_slot_response::Update,
 };
 
@@ -41,7 +40,10 @@ struct Grant {
 
 pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>) -> String {
     let agent = subject.lone_agent().await;
-    let mut lanes = connect(home.addr()).await;
+    let mut lanes = Vec::new();
+    for _ in 0..=WAITERS.div_ceil(STREAMS) {
+        lanes.push(subject.another_channel(home.addr()).await);
+    }
     // Waits fill the others to their limit of streams.
     let desk = lanes.pop().expect("some");
     let mut holder = wait(subject, &desk, &agent, 0, &AtomicUsize::new(0)).await.expect("the slot is free").slot;
@@ -71,7 +73,7 @@ pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>) -> String {
     let began = Instant::now();
     for place in 1..=RELEASES {
         let released = Instant::now();
-        release(subject, &desk, &holder).await;
+        subject.release(&desk, &holder).await;
         let next = tokio::time::timeout(Duration::from_secs(10), grants.recv()).await;
         let Ok(Some(next)) = next else {
             subject.tally.error("AwaitSlot: nobody was granted the slot that was released");
@@ -86,7 +88,7 @@ pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>) -> String {
     let figures = Figures::of(&latencies, began.elapsed());
     waiters.shutdown().await;
     until_nobody_waits(subject, &desk, &agent).await;
-    release(subject, &desk, &holder).await;
+    subject.release(&desk, &holder).await;
     render(figures, queued, memory, redis)
 }
 
@@ -112,6 +114,7 @@ async fn wait(subject: &Subject, lane: &Channel, agent: &str, number: usize, wai
                     }
                 }
                 Some(Update::Slot(slot)) => {
+                    subject.tally.grant();
                     return Ok(Some(Grant { place: first.unwrap_or(0), at: Instant::now(), slot }));
                 }
                 None => return Ok::<_, tonic::Status>(None),
@@ -124,18 +127,6 @@ async fn wait(subject: &Subject, lane: &Channel, agent: &str, number: usize, wai
     })
 }
 
-async fn release(subject: &Subject, lane: &Channel, slot: &Slot) {
-    let request = ReleaseSlotRequest {
-        call_id: slot.call_id.clone(),
-        lease_id: slot.lease_id.clone(),
-        ..ReleaseSlotRequest::default()
-    };
-    let answer = AdmissionServiceClient::new(lane.clone()).release_slot(subject.signed(request)).await;
-    if !answer.is_ok_and(|answer| answer.get_ref().released) {
-        subject.tally.error("ReleaseSlot: the slot was not there to be released");
-    }
-}
-
 async fn until_nobody_waits(subject: &Subject, lane: &Channel, agent: &str) {
     for _ in 0..600 {
         let request = GetUsageRequest { voice_agent_id: Some(agent.to_owned()) };
@@ -146,15 +137,6 @@ async fn until_nobody_waits(subject: &Subject, lane: &Channel, agent: &str) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     subject.tally.error("AwaitSlot: tickets are left of those who hung up");
-}
-
-async fn connect(addr: SocketAddr) -> Vec<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("a URL").tcp_nodelay(true);
-    let mut lanes = Vec::new();
-    for _ in 0..=WAITERS.div_ceil(STREAMS) {
-        lanes.push(endpoint.connect().await.expect("a connection"));
-    }
-    lanes
 }
 
 fn render(figures: Figures, queued: Duration, memory_kib: u64, redis_bytes: Option<u64>) -> String {

@@ -6,7 +6,7 @@ use super::{
     CROWD,
     figures::{Figures, Rounds},
     home::Home,
-    subject::Counts,
+    tally::Counts,
 };
 
 /// By requests in flight: what is compared with, and what is compared.
@@ -56,12 +56,13 @@ pub(crate) fn admission(measured: &Measured) -> String {
 /// What was counted and checked, at the end.
 pub(crate) fn verdict(home: &Home, counts: Counts, faults: &[String]) -> String {
     let mut out = String::new();
-    let Counts { noops, granted, released, denied, bare_reads, reads, pages, changes, creates, errors } = counts;
+    let Counts { noops, granted, released, denied, bare_reads, reads, pages, changes, creates, verbs, errors } = counts;
     line(
         &mut out,
         &format!(
             "counted: {noops} no-ops, {granted} granted, {released} released, {denied} denied, {reads} agents read, \
-             {bare_reads} from the bare server, {pages} pages, {changes} changes, {creates} created, {errors} errors"
+             {bare_reads} from the bare server, {pages} pages, {changes} changes, {creates} created, \
+             {verbs} verbs, {errors} errors"
         ),
     );
     let (now, most) = home.memory();
@@ -147,7 +148,7 @@ fn constant_rate(out: &mut String, measured: &Measured) {
 }
 
 /// Rate with its range, p50 and p99.
-fn cells(rounds: &Rounds) -> String {
+pub(crate) fn cells(rounds: &Rounds) -> String {
     let (median, (_, least, greatest)) = (rounds.median(), rounds.spread(|it| it.rate));
     let rate = format!("{} ({}–{})", thousands(median.rate), thousands(least), thousands(greatest));
     format!("{rate} | {:.2} | {:.2}", median.p50, median.p99)

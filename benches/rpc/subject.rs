@@ -1,12 +1,9 @@
-//! The service as the client sees it: four connections, two voice agents, keys in turn, a count of every answer. Beside
+//! The service as the client sees it: four connections, two voice agents, keys in turn. Beside
 //! it the bare server, to which as many connections lead.
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -21,13 +18,16 @@ use voxgate::{
     domain::tenant::RATE_LIMIT_PER_MIN_MAX,
     proto::v1::{
         AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetUsageRequest, GetVoiceAgentRequest,
-        ListVoiceAgentsRequest, ReleaseSlotRequest, UpdateVoiceAgentRequest, VoiceAgent,
+        ListVoiceAgentsRequest, ReleaseSlotRequest, Slot, Subprotocol, UpdateVoiceAgentRequest, VoiceAgent,
         admission_service_client::AdmissionServiceClient, tenant_service_client::TenantServiceClient,
         voice_agent_service_client::VoiceAgentServiceClient,
     },
 };
 
-use super::bare::Bare;
+use super::{
+    bare::Bare,
+    tally::{Tally, count},
+};
 
 /// Connections of the client.
 pub(crate) const CONNECTIONS: usize = 4;
@@ -41,7 +41,7 @@ const LEASE_SECONDS: i64 = 300;
 /// Until a service that was just started must serve.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-type Key = MetadataValue<Ascii>;
+pub(crate) type Key = MetadataValue<Ascii>;
 
 /// The service under measurement.
 pub(crate) struct Subject {
@@ -60,75 +60,17 @@ pub(crate) struct Subject {
     _bare: Bare,
 }
 
-/// How many of each answer there were.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    noops: AtomicU64,
-    granted: AtomicU64,
-    released: AtomicU64,
-    denied: AtomicU64,
-    /// From the bare server.
-    bare_reads: AtomicU64,
-    reads: AtomicU64,
-    pages: AtomicU64,
-    changes: AtomicU64,
-    creates: AtomicU64,
-    errors: AtomicU64,
-    first_error: Mutex<Option<String>>,
-}
-
-/// A [`Tally`] at one moment.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Counts {
-    pub(crate) noops: u64,
-    pub(crate) granted: u64,
-    pub(crate) released: u64,
-    pub(crate) denied: u64,
-    pub(crate) bare_reads: u64,
-    pub(crate) reads: u64,
-    pub(crate) pages: u64,
-    pub(crate) changes: u64,
-    pub(crate) creates: u64,
-    pub(crate) errors: u64,
-}
-
-impl Tally {
-    pub(crate) fn counts(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            noops: read(&self.noops),
-            granted: read(&self.granted),
-            released: read(&self.released),
-            denied: read(&self.denied),
-            bare_reads: read(&self.bare_reads),
-            reads: read(&self.reads),
-            pages: read(&self.pages),
-            changes: read(&self.changes),
-            creates: read(&self.creates),
-            errors: read(&self.errors),
-        }
-    }
-
-    pub(crate) fn error(&self, what: &str) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        let mut first = self.first_error.lock().expect("nobody panics while holding it");
-        first.get_or_insert_with(|| what.to_owned());
-    }
-
-    fn failure(&self, rpc: &str, status: &Status) {
-        self.error(&format!("{rpc}: {:?}: {}", status.code(), status.message()));
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
 /// A slot that is held.
 #[derive(Debug)]
 pub(crate) struct Hold {
     call: String,
     lease: String,
+}
+
+impl Hold {
+    fn of(slot: Slot) -> Self {
+        Self { call: slot.call_id, lease: slot.lease_id }
+    }
 }
 
 impl Subject {
@@ -168,6 +110,11 @@ impl Subject {
         self.lane_on(&connect(addr).await[0], &self.bare_lanes[0])
     }
 
+    /// One more connection, to whichever replica.
+    pub(crate) async fn another_channel(&self, addr: SocketAddr) -> Channel {
+        endpoint(addr).connect().await.expect("a connection")
+    }
+
     fn lane_on(&self, channel: &Channel, bare: &Channel) -> Lane<'_> {
         Lane {
             subject: self,
@@ -176,6 +123,16 @@ impl Subject {
             agents: VoiceAgentServiceClient::new(channel.clone()),
             bare: VoiceAgentServiceClient::new(bare.clone()),
         }
+    }
+
+    /// The connections of all workers.
+    pub(crate) fn channels(&self) -> Vec<Channel> {
+        self.lanes.clone()
+    }
+
+    /// The id of a call that was never seen before.
+    pub(crate) fn new_call(&self) -> String {
+        format!("bench-{}", self.calls.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The tenant of the key.
@@ -191,9 +148,14 @@ impl Subject {
     /// Takes the full agent's one slot.
     pub(crate) async fn fill(&self) -> Hold {
         let answer = self.lane(0).try_acquire(&self.full_agent).await;
-        let hold = answer.expect("the full agent's slot is free before it is filled");
-        count(&self.tally.granted);
-        hold
+        let slot = self.tally.granted(answer).expect("the full agent's slot is free before it is filled");
+        Hold::of(slot)
+    }
+
+    /// Gives a slot back through this connection.
+    pub(crate) async fn release(&self, channel: &Channel, slot: &Slot) {
+        let hold = Hold::of(slot.clone());
+        self.lane_on(channel, &self.bare_lanes[0]).release(hold).await;
     }
 
     /// What should not have happened, in words; empty after a clean run.
@@ -201,8 +163,8 @@ impl Subject {
         let counts = self.tally.counts();
         let mut faults = Vec::new();
         if counts.errors > 0 {
-            let first = self.tally.first_error.lock().expect("nobody panics while holding it").clone();
-            faults.push(format!("{} errors, the first: {}", counts.errors, first.unwrap_or_default()));
+            let first = self.tally.first_error().unwrap_or_default();
+            faults.push(format!("{} errors, the first: {first}", counts.errors));
         }
         if counts.granted != counts.released {
             faults.push(format!("{} granted, {} released", counts.granted, counts.released));
@@ -235,13 +197,23 @@ impl Subject {
         create_agent(&self.lanes[0], &self.keys[0], 1).await.id
     }
 
+    /// A new agent with room for everyone, whose calls only nodes of the subprotocol host.
+    pub(crate) async fn agent_that_speaks(&self, subprotocol: Subprotocol) -> String {
+        let agent = VoiceAgent {
+            max_concurrent: Some(AGENT_LIMIT),
+            subprotocol: Some(subprotocol.into()),
+            ..agent(subprotocol.as_str_name())
+        };
+        create(&self.lanes[0], &self.keys[0], agent).await.id
+    }
+
     pub(crate) fn signed<T>(&self, message: T) -> Request<T> {
         let turn = self.signed.fetch_add(1, Ordering::Relaxed);
         signed(message, &self.keys[turn % self.keys.len()])
     }
 }
 
-fn bearer(secret: &str) -> Key {
+pub(crate) fn bearer(secret: &str) -> Key {
     format!("Bearer {secret}").parse().expect("a header's value")
 }
 
@@ -274,16 +246,8 @@ impl Lane<'_> {
     /// A slot for a call that was never seen before.
     pub(crate) async fn acquire(&mut self) -> Option<Hold> {
         let subject = self.subject;
-        match self.try_acquire(&subject.open_agent).await {
-            Ok(hold) => {
-                count(&subject.tally.granted);
-                Some(hold)
-            }
-            Err(status) => {
-                subject.tally.failure("AcquireSlot", &status);
-                None
-            }
-        }
+        let answer = self.try_acquire(&subject.open_agent).await;
+        subject.tally.granted(answer).map(Hold::of)
     }
 
     /// Asks for a slot of the full agent.
@@ -298,12 +262,8 @@ impl Lane<'_> {
 
     pub(crate) async fn release(&mut self, hold: Hold) {
         let request = ReleaseSlotRequest { call_id: hold.call, lease_id: hold.lease, ..ReleaseSlotRequest::default() };
-        let tally = &self.subject.tally;
-        match self.admission.release_slot(self.subject.signed(request)).await {
-            Ok(answer) if answer.get_ref().released => count(&tally.released),
-            Ok(_) => tally.error("ReleaseSlot: there was nothing to release"),
-            Err(status) => tally.failure("ReleaseSlot", &status),
-        }
+        let answer = self.admission.release_slot(self.subject.signed(request)).await;
+        self.subject.tally.released(answer.map(|answer| answer.get_ref().released));
     }
 
     /// The agent that has room for everyone, as the service knows it.
@@ -370,16 +330,14 @@ impl Lane<'_> {
         }
     }
 
-    async fn try_acquire(&mut self, agent: &str) -> Result<Hold, Status> {
-        let call = format!("bench-{}", self.subject.calls.fetch_add(1, Ordering::Relaxed));
+    async fn try_acquire(&mut self, agent: &str) -> Result<Response<Slot>, Status> {
         let request = AcquireSlotRequest {
-            call_id: call.clone(),
+            call_id: self.subject.new_call(),
             voice_agent_id: Some(agent.to_owned()),
             lease_ttl: Some(prost_types::Duration { seconds: LEASE_SECONDS, nanos: 0 }),
             ..AcquireSlotRequest::default()
         };
-        let slot = self.admission.acquire_slot(self.subject.signed(request)).await?.into_inner();
-        Ok(Hold { call, lease: slot.lease_id })
+        self.admission.acquire_slot(self.subject.signed(request)).await
     }
 }
 
@@ -391,13 +349,17 @@ fn is_full(status: &Status) -> bool {
 
 /// Waits until it serves.
 async fn connect(addr: SocketAddr) -> Vec<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("a URL").tcp_nodelay(true);
+    let endpoint = endpoint(addr);
     tokio::time::timeout(PATIENCE, until_it_serves(&endpoint)).await.expect("the service serves");
     let mut lanes = Vec::new();
     for _ in 0..CONNECTIONS {
         lanes.push(endpoint.connect().await.expect("a connection"));
     }
     lanes
+}
+
+fn endpoint(addr: SocketAddr) -> Endpoint {
+    Endpoint::from_shared(format!("http://{addr}")).expect("a URL").tcp_nodelay(true)
 }
 
 async fn until_it_serves(endpoint: &Endpoint) {
@@ -419,7 +381,10 @@ fn agent(name: &str) -> VoiceAgent {
 }
 
 async fn create_agent(channel: &Channel, key: &Key, limit: i32) -> VoiceAgent {
-    let agent = VoiceAgent { max_concurrent: Some(limit), ..agent(&format!("bench {limit}")) };
+    create(channel, key, VoiceAgent { max_concurrent: Some(limit), ..agent(&format!("bench {limit}")) }).await
+}
+
+async fn create(channel: &Channel, key: &Key, agent: VoiceAgent) -> VoiceAgent {
     let request = CreateVoiceAgentRequest { voice_agent: Some(agent), ..CreateVoiceAgentRequest::default() };
     let answer = VoiceAgentServiceClient::new(channel.clone()).create_voice_agent(signed(request, key)).await;
     answer.expect("the agent is created").into_inner()
@@ -428,7 +393,7 @@ async fn create_agent(channel: &Channel, key: &Key, limit: i32) -> VoiceAgent {
 async fn create_key(channel: &Channel, key: &Key) -> Key {
     let request = CreateApiKeyRequest {
         name: "bench".to_owned(),
-        scopes: ["slots:acquire", "voice_agents:read", "voice_agents:write"].map(str::to_owned).into(),
+        scopes: ["slots:acquire", "voice_agents:read", "voice_agents:write", "nodes:connect"].map(str::to_owned).into(),
         rate_limit_per_min: i32::try_from(RATE_LIMIT_PER_MIN_MAX).ok(),
         ..CreateApiKeyRequest::default()
     };
