@@ -23,7 +23,7 @@ use crate::{
         hash::Sha256,
         ids::{CallId, IdempotencyKey, OperationId, SessionId},
         lease::Renewed,
-        node::Command,
+        node::{Command, NodeAddress},
         operation::{Operation, OperationState},
         principal::Principal,
         session::{Outcome, Session},
@@ -162,13 +162,11 @@ impl Calls {
     /// Records the operation, sends it to the call's node, and waits for what becomes of it.
     async fn dispatch(&self, session: &Session, operation: Operation) -> Result<Executed> {
         let node = session.node_address().ok_or_else(|| unreachable_node(session))?;
-        if self.has_lost_its_slot(session).await? {
-            return Err(Error::LeaseLost { call: session.call.clone() });
-        }
         let (id, digest, limit) = (operation.id, operation.digest, self.settings.verb_timeout());
-        if let Begun::Existing(existing) =
-            self.operations.begin(session.tenant, &operation, self.remembered_since()).await?
-        {
+        // Neither waits for the other.
+        let begin = self.operations.begin(session.tenant, &operation, self.remembered_since());
+        let (begun, holds_its_slot) = tokio::join!(begin, self.require_slot(session));
+        if let Begun::Existing(existing) = begun? {
             return self.replay(*existing, digest);
         }
         let command = Command {
@@ -179,13 +177,11 @@ impl Calls {
             verb: operation.verb,
         };
         let awaited = self.bus.expect(id);
-        let refusal = match self.bus.send(&node, Letter::Command { command, reply_to: self.bus.replica() }).await {
-            // What may have been sent is waited for.
-            Ok(()) | Err(Unsent::Unknown(_)) => None,
-            Err(Unsent::Unreachable) => Some(unreachable_node(session)),
-            Err(Unsent::Unavailable(error)) => Some(error),
+        let sent = match holds_its_slot {
+            Ok(()) => self.send(session, &node, command).await,
+            Err(refusal) => Err(refusal),
         };
-        if let Some(refusal) = refusal {
+        if let Err(refusal) = sent {
             self.operations.withdraw(session.tenant, id).await?;
             return Err(refusal);
         }
@@ -209,12 +205,23 @@ impl Calls {
         }
     }
 
-    /// Whether the slot may be another call's by now, though nobody has ended the session yet: its node has slept, and
-    /// must not wake up to verbs. Where the slot store cannot say, that the node compares fences must do.
-    async fn has_lost_its_slot(&self, session: &Session) -> Result<bool> {
+    async fn send(&self, session: &Session, node: &NodeAddress, command: Command) -> Result<()> {
+        match self.bus.send(node, Letter::Command { command, reply_to: self.bus.replica() }).await {
+            // What may have been sent is waited for.
+            Ok(()) | Err(Unsent::Unknown(_)) => Ok(()),
+            Err(Unsent::Unreachable) => Err(unreachable_node(session)),
+            Err(Unsent::Unavailable(error)) => Err(error),
+        }
+    }
+
+    /// The slot may be another call's by now, though nobody has ended the session yet: its node has slept, and must not
+    /// wake up to verbs. Where the slot store cannot say, that the node compares fences must do.
+    async fn require_slot(&self, session: &Session) -> Result<()> {
         match self.slots.fates(session.tenant, &[(session.call.clone(), session.lease)]).await {
-            Ok(fates) => Ok(matches!(fates[..], [Renewed::Lost | Renewed::Released])),
-            Err(Error::Unavailable(..)) => Ok(false),
+            Ok(fates) if matches!(fates[..], [Renewed::Lost | Renewed::Released]) => {
+                Err(Error::LeaseLost { call: session.call.clone() })
+            }
+            Ok(_) | Err(Error::Unavailable(..)) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -35,6 +35,9 @@ use crate::{
 /// Calls of one node that are looked at side by side when it presents them: their leases wait for it.
 const TAKE_UPS: usize = 16;
 
+/// How many of them are renewed as soon as they are looked at.
+const RENEWED_TOGETHER: usize = 64;
+
 /// When a token is tried to be replaced again, where that failed: well before it expires.
 const REFRESH_RETRY: Duration = Duration::from_secs(20);
 
@@ -219,24 +222,33 @@ impl NodeStream {
                 }
             }
         }
-        let (mut ours, strange): (Vec<_>, Vec<_>) =
+        let (ours, mut strange): (Vec<_>, Vec<_>) =
             proven.into_iter().partition(|(call, claim)| self.calls.nodes.hosts(address, call, claim.lease));
-        let mut looked_at = stream::iter(strange)
-            .map(|(call, claim)| async move {
-                let fate =
-                    if self.take_up(&call, claim).await? { None } else { Some(self.disown(&call, claim).await?) };
-                Ok::<_, Error>((call, claim, fate))
-            })
-            .buffer_unordered(TAKE_UPS);
-        while let Some((call, claim, fate)) = looked_at.try_next().await? {
-            match fate {
-                None => ours.push((call, claim)),
-                Some(fate) => drop(fates.insert(call, fate)),
-            }
-        }
-        drop(looked_at);
         fates.extend(self.renew(ours).await?);
+        // A look after each of the others takes its time: leases do not wait for those behind them.
+        while !strange.is_empty() {
+            let batch = strange.drain(..strange.len().min(RENEWED_TOGETHER));
+            let looked_at: Vec<_> = stream::iter(batch)
+                .map(|(call, claim)| self.look_at(call, claim))
+                .buffer_unordered(TAKE_UPS)
+                .try_collect()
+                .await?;
+            let mut taken_up = Vec::with_capacity(looked_at.len());
+            for (call, claim, fate) in looked_at {
+                match fate {
+                    None => taken_up.push((call, claim)),
+                    Some(fate) => drop(fates.insert(call, fate)),
+                }
+            }
+            fates.extend(self.renew(taken_up).await?);
+        }
         Ok(order.into_iter().filter_map(|call| fates.remove(&call).map(|fate| (call, fate))).collect())
+    }
+
+    /// Takes the call up, or says what became of it.
+    async fn look_at(&self, call: CallId, claim: LeaseClaim) -> Result<(CallId, LeaseClaim, Option<Renewed>)> {
+        let fate = if self.take_up(&call, claim).await? { None } else { Some(self.disown(&call, claim).await?) };
+        Ok((call, claim, fate))
     }
 
     /// Makes the node the host of a call whose session is active. While the database is away, that the node has proved

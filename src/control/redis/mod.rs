@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{Value, from_redis_value};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +33,8 @@ use crate::{
 const GIVEN_MAX: u8 = 2;
 /// Letters of one node that are not settled.
 const UNSETTLED_MAX: usize = 4_096;
+/// Streams that begin or end at once: when thousands do, admissions do not wait behind them.
+const COMING_AND_GOING: usize = 32;
 
 /// The bus of this replica.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ pub struct RedisBus {
     scripts: Scripts,
     waiting: Waiting,
     attached: Mutex<HashMap<u64, Attached>>,
+    coming_and_going: Semaphore,
 }
 
 #[derive(Debug)]
@@ -92,7 +96,9 @@ impl RedisBus {
             Message::Text(tenant) => tenant.parse().ok().map(Some),
         });
         let (waiting, attached) = (Waiting::default(), Mutex::default());
-        let bus = Arc::new(Self { redis, replica, times, scripts: Scripts::new(), waiting, attached });
+        let coming_and_going = Semaphore::new(COMING_AND_GOING);
+        let bus =
+            Arc::new(Self { redis, replica, times, scripts: Scripts::new(), waiting, attached, coming_and_going });
         let hearing = bus.clone();
         let listen = async move {
             while let Some(heard) = heard.recv().await {
@@ -250,6 +256,7 @@ impl CommandBus for RedisBus {
         let mut script = on_mail(&self.scripts.attach, &attachment.node);
         self.of_stream(&mut script, attachment)?;
         script.arg(GIVEN_MAX);
+        let _turn = self.coming_and_going.acquire().await;
         let reply = self.invoke(&script).await?;
         self.give(attachment, reply)
     }
@@ -262,6 +269,7 @@ impl CommandBus for RedisBus {
         self.attached().remove(&attachment.stream);
         let mut script = self.scripts.detach.key(nodes_key(attachment.node.tenant));
         script.arg(field(&attachment.node)).arg(self.replica.to_string()).arg(attachment.stream);
+        let _turn = self.coming_and_going.acquire().await;
         // What fails here ends by itself, as after a crash.
         let _ = self.invoke(&script).await;
     }
