@@ -12,6 +12,9 @@ use crate::harness::client::Explained as _;
 
 /// How long a verb's fate may stay unknown: the patience of the service (10 s), the grace (30 s), and as much again.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(80);
+/// What a caller waits at most before it asks again, at first and in the end: hundreds who do not wait longer and longer
+/// keep replicas that start again from ever catching up.
+const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// What a caller has come to know of one verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,7 @@ pub(super) async fn drive(stage: Arc<Stage>, call: String, mut random: SmallRng)
 async fn ask(stage: &Stage, call: &str, number: usize, random: &mut SmallRng) -> Fate {
     let give_up = Instant::now() + RESOLVED_WITHIN;
     let is_dtmf = random.random_range(0..2) == 0;
+    let (mut wait, longest) = WAITS;
     while Instant::now() < give_up {
         let replica = random.random_range(0..super::REPLICAS);
         let answer = once(stage, replica, call, number, is_dtmf).await;
@@ -77,7 +81,8 @@ async fn ask(stage: &Stage, call: &str, number: usize, random: &mut SmallRng) ->
             Code::Unavailable | Code::Aborted | Code::ResourceExhausted | Code::Unknown | Code::Cancelled => {}
             _ => panic!("an answer that nobody should get: {status:?}"),
         }
-        tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
+        tokio::time::sleep(random.random_range(wait / 5..wait)).await;
+        wait = (wait * 2).min(longest);
     }
     Fate::Unresolved
 }

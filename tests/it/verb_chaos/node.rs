@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
@@ -28,6 +28,8 @@ use super::Stage;
 /// One acknowledgement in so many is dropped, if its command came for the first time.
 const DROPS_ONE_IN: u32 = 20;
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
+/// For how long an answer is said again on each new stream: the one before, or its replica, may have lost it. Twice the grace.
+const SAID_AGAIN_FOR: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -43,8 +45,8 @@ pub(super) struct Node {
 struct Known {
     /// By call, its lease.
     live: HashMap<String, String>,
-    /// By operation, what became of it.
-    answers: HashMap<String, Done>,
+    /// By operation, what became of it and when.
+    answers: HashMap<String, (Done, Instant)>,
     /// By call, the numbers of the verbs that took effect, in that order.
     done: HashMap<String, Vec<u32>>,
 }
@@ -107,9 +109,8 @@ impl Node {
         let mut inbox = stage.caller(replica).nodes().connect(ReceiverStream::new(messages)).await?.into_inner();
         self.streams.fetch_add(1, Ordering::Relaxed);
         // What it answered before may have been lost with the stream, or with the replica.
-        let answers: Vec<_> = self.known().answers.iter().map(|(id, done)| (id.clone(), done.clone())).collect();
-        for (operation_id, done) in answers {
-            say(Said::CommandResult(CommandResult { operation_id, result: Some(done) }))?;
+        for result in self.recent_answers() {
+            say(Said::CommandResult(result))?;
         }
         let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
         let mut ends = pin!(stage.outlive(life));
@@ -129,6 +130,13 @@ impl Node {
                 },
             }
         }
+    }
+
+    fn recent_answers(&self) -> Vec<CommandResult> {
+        let known = self.known();
+        let recent = known.answers.iter().filter(|(_, (_, given_at))| given_at.elapsed() < SAID_AGAIN_FOR);
+        let again = |(id, (done, _)): (&String, &(Done, Instant))| answer(id.clone(), done.clone());
+        recent.map(again).collect()
     }
 
     fn hello(&self) -> Hello {
@@ -156,12 +164,12 @@ impl Node {
     /// Carries out what it does not know yet; nothing where the acknowledgement is dropped.
     fn obey(&self, command: Command, random: &mut SmallRng) -> Option<CommandResult> {
         let mut known = self.known();
-        if let Some(answer) = known.answers.get(&command.operation_id) {
+        if let Some((done, _)) = known.answers.get(&command.operation_id) {
             self.repeated.fetch_add(1, Ordering::Relaxed);
-            return Some(CommandResult { operation_id: command.operation_id, result: Some(answer.clone()) });
+            return Some(answer(command.operation_id, done.clone()));
         }
         let now = Env::system().now();
-        let answer = if command.deadline.is_some_and(|deadline| timestamp(&deadline) < now) {
+        let done = if command.deadline.is_some_and(|deadline| timestamp(&deadline) < now) {
             Done::Failed(CommandFailed { reason: "OPERATION_PENDING".into(), message: "too late to begin".into() })
         } else if known.live.contains_key(&command.call_id) {
             let number = number(command.verb.as_ref()).expect("a verb of this test");
@@ -170,13 +178,17 @@ impl Node {
         } else {
             Done::Failed(CommandFailed { reason: "INVALID_CALL_STATE".into(), message: "not hosted".into() })
         };
-        known.answers.insert(command.operation_id.clone(), answer.clone());
+        known.answers.insert(command.operation_id.clone(), (done.clone(), Instant::now()));
         if random.random_range(0..DROPS_ONE_IN) == 0 {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(CommandResult { operation_id: command.operation_id, result: Some(answer) })
+        Some(answer(command.operation_id, done))
     }
+}
+
+const fn answer(operation_id: String, done: Done) -> CommandResult {
+    CommandResult { operation_id, result: Some(done) }
 }
 
 /// Which of its call's verbs it is: each says so.
