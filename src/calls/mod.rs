@@ -18,6 +18,7 @@ mod delete_agent;
 mod finish;
 mod inquire;
 mod lanes;
+mod list_sessions;
 mod mail;
 mod node_events;
 mod node_stream;

@@ -25,6 +25,7 @@ pub mod principal;
 pub mod queue;
 pub mod rate;
 pub mod session;
+pub mod session_filter;
 pub mod sip;
 pub mod tenant;
 pub mod text;

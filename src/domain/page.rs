@@ -10,6 +10,7 @@ use super::{clock::Timestamp, error::Error, hash::Sha256};
 
 pub const DEFAULT_PAGE_SIZE: u16 = 20;
 pub const MAX_PAGE_SIZE: u16 = 100;
+const TOKEN_BYTES: usize = 32;
 
 /// Position of a row in a list that is ordered newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +63,14 @@ impl PageRequest {
     }
 }
 
+/// Whether it may be a token at all, of whichever list.
+pub fn looks_like_token(text: &str) -> bool {
+    matches!(URL_SAFE_NO_PAD.decode(text), Ok(bytes) if bytes.len() == TOKEN_BYTES)
+}
+
 /// The token of the page after `cursor` in the list of `filter`.
 pub fn token(cursor: Cursor, filter: &str) -> String {
-    let mut bytes = Vec::with_capacity(32);
+    let mut bytes = Vec::with_capacity(TOKEN_BYTES);
     bytes.extend_from_slice(&cursor.created_at.as_micros().to_be_bytes());
     bytes.extend_from_slice(cursor.id.as_bytes());
     bytes.extend_from_slice(&Sha256::of(filter).as_bytes()[..8]);
@@ -75,7 +81,7 @@ fn decode(token: &str, filter: &str) -> Option<Cursor> {
     if token.len() > 64 {
         return None;
     }
-    let bytes: [u8; 32] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
+    let bytes: [u8; TOKEN_BYTES] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
     let (micros, rest) = bytes.split_first_chunk::<8>()?;
     let (id, digest) = rest.split_first_chunk::<16>()?;
     (digest == &Sha256::of(filter).as_bytes()[..8]).then_some(Cursor {

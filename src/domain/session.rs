@@ -12,6 +12,7 @@ use super::{
     lease::Direction,
     lease_token::LeaseClaim,
     node::NodeAddress,
+    page::Cursor,
     verb::JsonObject,
     voice_agent::{AudioFormat, Spec, Subprotocol, TokenLifetime, WsDisconnectAction},
     words::words,
@@ -299,6 +300,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Its place in a list.
+    pub const fn cursor(&self) -> Cursor {
+        Cursor { created_at: self.started_at, id: *self.id.as_uuid() }
+    }
+
     /// Where the call's node is, if it has one.
     pub fn node_address(&self) -> Option<NodeAddress> {
         let node = self.node.clone()?;

@@ -8,6 +8,7 @@ use super::{
         audit::{read_audit_list, write_audit_list},
         read,
         session::{read_outcome, write, write_operation, write_with_log},
+        session_list::{read_session_list, write_session_list},
         value::timestamp,
     },
 };
@@ -36,6 +37,16 @@ impl SessionService for Api {
         });
         let (session, log) = self.calls.session_with_log(&principal, read_target(target)?).await?;
         Ok(Response::new(write_with_log(&session, &log)))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let (filter, words, page) = read_session_list(&message)?;
+        let listed = self.calls.list_sessions(&principal, filter, page).await?;
+        Ok(Response::new(write_session_list(&listed, &words)))
     }
 
     async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::Session>, Status> {

@@ -27,7 +27,9 @@ use crate::domain::{
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
     journal::Ending,
     node::NodeAddress,
+    page::{Cursor, PageRequest},
     session::{Outcome, Routing, Session, SessionStatus},
+    session_filter::SessionFilter,
 };
 
 #[derive(Debug, Clone)]
@@ -55,6 +57,13 @@ impl ActiveCall {
     }
 }
 
+/// Sessions, newest first, without their routing, and where the next page starts.
+#[derive(Debug, Clone)]
+pub struct SessionPage {
+    pub sessions: Vec<Session>,
+    pub next: Option<Cursor>,
+}
+
 #[async_trait]
 pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// Writes a new active session. Another active session of the call, left over from a lease that ran out, ends
@@ -79,6 +88,10 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
 
     /// Active sessions of an agent, oldest first, at most `limit`.
     async fn active_of_agent(&self, tenant: TenantId, agent: VoiceAgentId, limit: u16) -> Result<Vec<Session>>;
+
+    /// The tenant's sessions that pass the filter, newest first: of two that started at one moment, the one of the
+    /// greater id. Their routing is not read, and is [`Routing::unknown`].
+    async fn list(&self, tenant: TenantId, filter: SessionFilter, page: PageRequest) -> Result<SessionPage>;
 
     /// Active sessions of all tenants whose lease was last known to run out before `moment`, the longest overdue
     /// first: the sweep asks the slot store about these.

@@ -1,6 +1,7 @@
 //! Sessions in SQL.
 
 mod audit;
+mod list;
 mod operation_row;
 mod operations;
 mod row;
@@ -19,7 +20,7 @@ use diesel_async::RunQueryDsl as _;
 
 use self::row::{ActiveRow, SessionRow, insert};
 pub use self::{audit::SqlAuditStore, operations::SqlOperationStore};
-use super::{ActiveCall, Entry, History, Opened, SessionStore, Written};
+use super::{ActiveCall, Entry, History, Opened, SessionPage, SessionStore, Written};
 use crate::{
     db::{
         Connection, Database, Prepared, corrupt, query,
@@ -31,7 +32,9 @@ use crate::{
         clock::Timestamp,
         error::{Dependency, Resource},
         ids::{CallId, SessionId, TenantId, VoiceAgentId},
+        page::PageRequest,
         session::{Outcome, Session, SessionStatus},
+        session_filter::SessionFilter,
     },
 };
 
@@ -157,6 +160,10 @@ impl SessionStore for SqlSessionStore {
                 })
             })
             .await
+    }
+
+    async fn list(&self, tenant: TenantId, filter: SessionFilter, page: PageRequest) -> Result<SessionPage> {
+        list::list(&self.db, tenant, filter, page).await
     }
 
     async fn due(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {

@@ -6,6 +6,7 @@ pub(super) mod behavior;
 pub(super) mod lease;
 pub(super) mod node;
 pub(super) mod session;
+pub(super) mod session_list;
 pub(super) mod tenant;
 pub mod value;
 pub(super) mod verb;

@@ -15,9 +15,11 @@ use crate::{
         clock::Timestamp,
         error::Dependency,
         ids::{CallId, SessionId, TenantId, VoiceAgentId},
+        page::PageRequest,
         session::{Outcome, Session, SessionStatus},
+        session_filter::SessionFilter,
     },
-    sessions::{ActiveCall, Entry, Opened, SessionStore},
+    sessions::{ActiveCall, Entry, Opened, SessionPage, SessionStore},
 };
 
 /// A database that takes longer than this to take one session is away.
@@ -138,6 +140,15 @@ impl SessionStore for Journal {
     async fn active_of_agent(&self, tenant: TenantId, agent: VoiceAgentId, limit: u16) -> Result<Vec<Session>> {
         self.settle_all(tenant).await?;
         self.store.active_of_agent(tenant, agent, limit).await
+    }
+
+    async fn list(&self, tenant: TenantId, filter: SessionFilter, page: PageRequest) -> Result<SessionPage> {
+        match self.settle_all(tenant).await {
+            // What the spool alone has is milliseconds old: better a list without it than none.
+            Ok(()) | Err(Error::Unavailable(Dependency::SlotStore, _)) => {}
+            Err(error) => return Err(error),
+        }
+        self.store.list(tenant, filter, page).await
     }
 
     async fn due(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {

@@ -10,6 +10,7 @@ mod fence;
 mod journal;
 mod operation_store;
 mod rate_limiter;
+mod session_list;
 mod session_store;
 mod slot_clock;
 pub(crate) mod slot_fixture;

@@ -22,6 +22,7 @@ mod revisions;
 mod routed_verbs;
 mod sandbox;
 mod secrets;
+mod session_lists;
 mod tenants;
 mod tokens;
 mod unimplemented;
