@@ -20,7 +20,7 @@ use serde::Deserialize;
 pub use self::tls::{ClientCerts, TlsSettings};
 use crate::{
     calls::CallSettings,
-    db::{CacheSettings, PoolSettings},
+    db::{CacheSettings, PoolSettings, RetentionSettings},
     grpc::layers::RpcSettings,
     redis::RedisSettings,
     sessions::JournalSettings,
@@ -58,6 +58,8 @@ const KEY_FRESH_MAX_MS: u64 = 900;
 /// Beyond it readers would pay for the writer's patience.
 const LINGER_MAX_MS: u64 = 1_000;
 const YEAR_HOURS: u64 = 366 * 24;
+/// Of what is kept: a century, which is for ever.
+const DAYS_MAX: u64 = 36_500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -153,6 +155,8 @@ pub struct Config {
     #[serde(default)]
     pub cache: CacheSettings,
     #[serde(default)]
+    pub retention: RetentionSettings,
+    #[serde(default)]
     pub secrets: SecretSettings,
 }
 
@@ -195,7 +199,7 @@ impl Config {
 
     /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
     fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, tls, mesh, rpc, calls, journal, database, redis, cache, .. } = self;
+        let Self { listen, tls, mesh, rpc, calls, journal, database, redis, cache, retention, .. } = self;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let limits = [
             ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
@@ -225,6 +229,10 @@ impl Config {
             ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
             ("redis.clock_step_ms", redis.clock_step_ms, if redis.clock_step_ms == 0 { 0 } else { 1_000 }..=DAY_MS),
             ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
+            ("retention.sessions_days", retention.sessions_days, 1..=DAYS_MAX),
+            ("retention.events_days", retention.events_days, 1..=DAYS_MAX),
+            ("retention.audit_days", retention.audit_days, 30..=DAYS_MAX),
+            ("retention.interval_ms", retention.interval_ms, 1..=DAY_MS),
             ("cache.agents_max_bytes", count(cache.agents_max_bytes), 1..=CACHE_MAX_BYTES),
             ("cache.tenants_max_bytes", count(cache.tenants_max_bytes), 1..=CACHE_MAX_BYTES),
             ("cache.fresh_ms", cache.fresh_ms, 0..=FRESH_MAX_MS),

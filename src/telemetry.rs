@@ -56,6 +56,7 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
     metrics::describe_gauge!("voxgate_journal_entries", "Sessions that wait to be written to the database.");
     metrics::describe_counter!("voxgate_journal_written_total", "Sessions written behind, by beginning or end.");
+    metrics::describe_counter!("voxgate_rows_removed_total", "Rows removed because they were old, by table.");
     metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
     let fallbacks = "Requests whose rate was limited by this replica alone, since Redis did not answer.";
     metrics::describe_counter!("voxgate_rate_limit_fallbacks_total", fallbacks);

@@ -164,8 +164,8 @@ impl Calls {
         let node = session.node_address().ok_or_else(|| unreachable_node(session))?;
         let (id, digest, limit) = (operation.id, operation.digest, self.settings.verb_timeout());
         // Neither waits for the other.
-        let begin = self.operations.begin(session.tenant, &operation, self.remembered_since());
-        let (begun, holds_its_slot) = tokio::join!(begin, self.require_slot(session));
+        let record = self.operations.begin(session.tenant, &operation, self.remembered_since());
+        let (begun, holds_its_slot) = tokio::join!(record, self.require_slot(session));
         if let Begun::Existing(existing) = begun? {
             return self.replay(*existing, digest);
         }

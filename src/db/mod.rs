@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod migrate;
 mod prepared;
+mod retention;
 pub(crate) mod schema;
 pub(crate) mod types;
 
@@ -32,6 +33,7 @@ use tracing::Instrument as _;
 pub use self::{
     cache::CacheSettings,
     changes::{Change, Listener},
+    retention::{Removed, RetentionSettings},
 };
 pub(crate) use self::{
     connection::{Connection, query},

@@ -170,7 +170,7 @@ impl Service {
         let rooms = Rooms::on(&stores, &config.cache, config.journal, &env);
         if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
             rooms.revocations.load().await.context("the revoked tokens cannot be read")?;
-            let upkeep = upkeep(&stores, &rooms, metrics, &closing);
+            let upkeep = upkeep(&stores, &rooms, metrics, config.retention, &closing);
             let (history, said_all) = (rooms.journal.clone(), CancellationToken::new());
             let writer = tokio::spawn(write(history.clone(), rooms.audit.clone(), said_all.clone()));
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;

@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Stores, rooms::Rooms};
 use crate::{
     calls::Calls,
+    db::RetentionSettings,
+    domain::Env,
     sessions::{AuditLog, Journal},
     telemetry,
 };
@@ -30,11 +32,12 @@ pub(super) async fn tend(calls: Calls, closing: CancellationToken) {
 }
 
 /// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used and
-/// what killed replicas left, releasing what the slot store would not release, and adding up what was measured.
+/// what killed replicas left, removing what is old, releasing what the slot store would not release, and adding up what was measured.
 pub(super) fn upkeep(
     stores: &Stores,
     rooms: &Rooms,
     metrics: PrometheusHandle,
+    retention: RetentionSettings,
     closing: &CancellationToken,
 ) -> JoinHandle<()> {
     let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
@@ -44,6 +47,7 @@ pub(super) fn upkeep(
         let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
         tokio::join!(
             database.tell_changes(changes, closing.clone()),
+            database.retain_until(retention, Env::system(), closing.clone()),
             uses.write_until(closing.clone()),
             journal.adopt_until(closing.clone()),
             revocations.follow_until(closing.clone()),

@@ -13,6 +13,7 @@ mod outage;
 mod pauses;
 mod recovery;
 mod redis_faults;
+mod retention;
 mod rpc;
 mod tls;
 mod verb_chaos;

@@ -1,0 +1,182 @@
+//! What is old goes, whichever replica removes it; what is young or alive stays.
+
+use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
+use secrecy::ExposeSecret as _;
+use tonic::Code;
+use voxgate::{
+    node_sim::Behaviour,
+    proto::v1::{
+        GetOperationRequest, GetSessionRequest, HoldRequest, ListAuditEntriesRequest, LogRequest, Session, Slot,
+        get_session_request::Target,
+    },
+};
+
+use crate::harness::{
+    client::{granted, refused},
+    postgres,
+    redis::{self, PrivateRedis},
+    server::TestServer,
+    world::{World, eventually},
+};
+
+/// Looks ten times a second, where an installation looks every ten minutes.
+const OFTEN: &str = "[retention]\ninterval_ms = 100\n";
+/// Older than all that is kept by default.
+const AGE_DAYS: u64 = 91;
+
+/// A server that removes, and the way to its rows beside it.
+struct Aged {
+    _server: TestServer,
+    world: World,
+    database: Raw,
+    _redis: Option<PrivateRedis>,
+}
+
+enum Raw {
+    Postgres(String),
+    Sqlite(String),
+}
+
+impl Raw {
+    /// Runs a statement; `{age}` in it is the age, in the form of the database.
+    fn run(&self, sql: &str) {
+        match self {
+            Self::Postgres(url) => {
+                let sql =
+                    sql.replace("{age}", &format!("interval '{AGE_DAYS} days'")).replace("{id}", "gen_random_uuid()");
+                let all = format!("BEGIN; SET LOCAL voxgate.tenant = 'everyone'; {sql}; COMMIT");
+                postgres::execute(url, &all).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            }
+            Self::Sqlite(file) => {
+                let micros = (AGE_DAYS * 86_400 * 1_000_000).to_string();
+                let sql = sql.replace("{age}", &micros).replace("{id}", "randomblob(16)");
+                let mut raw = SqliteConnection::establish(file).expect("the file");
+                raw.batch_execute("PRAGMA busy_timeout = 10000").expect("set");
+                raw.batch_execute(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            }
+        }
+    }
+}
+
+impl Aged {
+    async fn postgres() -> Self {
+        let (redis, url) = (PrivateRedis::start(), postgres::fresh_database());
+        let server = TestServer::production_with(&url, redis.url().expose_secret(), OFTEN);
+        let world = World::on(&server.addr, &server.admin_key).await;
+        Self { _server: server, world, database: Raw::Postgres(url), _redis: Some(redis) }
+    }
+
+    async fn sqlite() -> Self {
+        let server = TestServer::embedded_with(OFTEN);
+        let world = World::on(&server.addr, &server.admin_key).await;
+        let file = server.data_dir().join("voxgate.db").to_str().expect("UTF-8").to_owned();
+        Self { _server: server, world, database: Raw::Sqlite(file), _redis: None }
+    }
+
+    /// A call that was held and has written to its log; the operation of the hold.
+    async fn call(&self, agent: &str) -> (Slot, String) {
+        let slot = self.world.admit(agent).await;
+        let call_id = slot.call_id.clone();
+        let mut calls = self.world.caller.calls();
+        let hold = HoldRequest { call_id: call_id.clone(), ..HoldRequest::default() };
+        let answer = granted(calls.hold(hold).await);
+        let said = prost_types::Struct {
+            fields: [("said".to_owned(), prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) })]
+                .into(),
+        };
+        granted(calls.log(LogRequest { call_id, metadata: Some(said), ..LogRequest::default() }).await);
+        (slot, answer.operation_id)
+    }
+
+    async fn session(&self, slot: &Slot) -> Option<Session> {
+        let request = GetSessionRequest { target: Some(Target::SessionId(slot.session_id.clone())) };
+        self.world.caller.sessions().get_session(request).await.ok().map(tonic::Response::into_inner)
+    }
+
+    async fn audit_entries_of(&self, call: &str) -> usize {
+        let request = ListAuditEntriesRequest { call_id: call.to_owned(), ..ListAuditEntriesRequest::default() };
+        granted(self.world.caller.sessions().list_audit_entries(request).await).audit_entries.len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_what_is_young_or_alive() {
+    what_is_old_goes_with_all_that_is_its_own(Aged::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_what_is_young_or_alive() {
+    what_is_old_goes_with_all_that_is_its_own(Aged::sqlite().await).await;
+}
+
+async fn what_is_old_goes_with_all_that_is_its_own(aged: Aged) {
+    let node = aged.world.node(Behaviour::default()).await;
+    let agent = aged.world.agent(5).await.id;
+    let ((old, old_hold), (young, young_hold), (live, live_hold)) =
+        (aged.call(&agent).await, aged.call(&agent).await, aged.call(&agent).await);
+    for slot in [&old, &young] {
+        assert!(aged.world.release(slot).await);
+    }
+    let entries = aged.audit_entries_of(&old.call_id).await;
+    assert_eq!(entries, 2, "Hold and Log");
+    // Entries cannot be made older, but older ones can be written.
+    aged.database.run(&format!(
+        "INSERT INTO audit_entries SELECT tenant_id, {{id}}, created_at - {{age}}, actor, action, target, call_id, \
+         session_id, error_reason, details FROM audit_entries WHERE call_id = '{}'",
+        old.call_id
+    ));
+    aged.database.run(&format!(
+        "UPDATE events SET created_at = created_at - {{age}} WHERE call_id = '{}'; \
+         UPDATE sessions SET started_at = started_at - {{age}}, ended_at = ended_at - {{age}} \
+         WHERE call_id IN ('{}', '{}')",
+        young.call_id, old.call_id, live.call_id
+    ));
+
+    eventually("the old session to be gone", async || aged.session(&old).await.is_none().then_some(())).await;
+    eventually("the old entries to be gone", async || {
+        (aged.audit_entries_of(&old.call_id).await == entries).then_some(())
+    })
+    .await;
+    let operation = |operation_id: &str| GetOperationRequest { operation_id: operation_id.to_owned() };
+    let mut sessions = aged.world.caller.sessions();
+    refused(sessions.get_operation(operation(&old_hold)).await, Code::NotFound, "OPERATION_NOT_FOUND");
+    for (slot, hold) in [(&young, &young_hold), (&live, &live_hold)] {
+        let session = aged.session(slot).await.expect("kept");
+        assert_eq!(session.log.len(), 1, "{session:?}");
+        granted(sessions.get_operation(operation(hold)).await);
+    }
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_the_removal_and_remove_each_row_once() {
+    const OLD: usize = 3_500;
+    let (redis, url) = (PrivateRedis::start(), postgres::fresh_database());
+    let redis_url = redis.url();
+    let first = TestServer::production_with(&url, redis_url.expose_secret(), OFTEN);
+    let config = format!("{OFTEN}{}", redis::PATIENT);
+    let second = TestServer::configured(&url, redis_url.expose_secret(), first.admin_key.clone(), &config);
+    let rows = |count: usize, age: &str| {
+        let sql = format!(
+            "BEGIN; SET LOCAL voxgate.tenant = 'everyone'; \
+             INSERT INTO events (tenant_id, id, kind, created_at, session_id, call_id, session_sequence, data) \
+             SELECT '{tenant}', gen_random_uuid(), 'call.started', now() - interval '{age}', gen_random_uuid(), \
+             'call', 1, '{{}}' FROM generate_series(1, {count}); COMMIT",
+            tenant = uuid::Uuid::nil(),
+        );
+        postgres::execute(&url, &sql).expect("inserted");
+    };
+    rows(5, "6 days 23 hours");
+    rows(OLD, "8 days");
+    let superuser = postgres::connect(&postgres::as_superuser(&url)).await;
+    let left = async || {
+        let row = superuser.query_one("SELECT count(*) FROM events", &[]).await.expect("a count");
+        row.get::<_, i64>(0)
+    };
+    eventually("the old ones to be gone", async || (left().await == 5).then_some(())).await;
+    let removed = |server: &TestServer| server.metric("voxgate_rows_removed_total{table=\"events\"}");
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+    let expected = OLD as f64;
+    let told = async || ((removed(&first) + removed(&second) - expected).abs() < 0.5).then_some(());
+    eventually("both to have counted what they removed", told).await;
+}
