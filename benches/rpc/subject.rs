@@ -18,14 +18,15 @@ use voxgate::{
     domain::tenant::RATE_LIMIT_PER_MIN_MAX,
     proto::v1::{
         AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetUsageRequest, GetVoiceAgentRequest,
-        ListVoiceAgentsRequest, ReleaseSlotRequest, Slot, Subprotocol, UpdateVoiceAgentRequest, VoiceAgent,
-        admission_service_client::AdmissionServiceClient, tenant_service_client::TenantServiceClient,
-        voice_agent_service_client::VoiceAgentServiceClient,
+        ListSessionsRequest, ListVoiceAgentsRequest, ReleaseSlotRequest, Slot, Subprotocol, UpdateVoiceAgentRequest,
+        VoiceAgent, admission_service_client::AdmissionServiceClient, session_service_client::SessionServiceClient,
+        tenant_service_client::TenantServiceClient, voice_agent_service_client::VoiceAgentServiceClient,
     },
 };
 
 use super::{
     bare::Bare,
+    lists::List,
     tally::{Tally, count},
 };
 
@@ -121,6 +122,7 @@ impl Subject {
             health: HealthClient::new(channel.clone()),
             admission: AdmissionServiceClient::new(channel.clone()),
             agents: VoiceAgentServiceClient::new(channel.clone()),
+            sessions: SessionServiceClient::new(channel.clone()),
             bare: VoiceAgentServiceClient::new(bare.clone()),
         }
     }
@@ -229,6 +231,7 @@ pub(crate) struct Lane<'s> {
     health: HealthClient<Channel>,
     admission: AdmissionServiceClient<Channel>,
     agents: VoiceAgentServiceClient<Channel>,
+    sessions: SessionServiceClient<Channel>,
     bare: VoiceAgentServiceClient<Channel>,
 }
 
@@ -287,16 +290,21 @@ impl Lane<'_> {
         self.take("GetVoiceAgent", &self.subject.tally.reads, answer).map(|agent| agent.revision)
     }
 
-    /// A page of 100 agents: the token of the next one.
-    pub(crate) async fn page(&mut self, token: &str) -> Option<String> {
-        let request = ListVoiceAgentsRequest {
-            page_size: 100,
-            page_token: token.to_owned(),
-            ..ListVoiceAgentsRequest::default()
-        };
-        let request = self.subject.signed(request);
-        let answer = self.agents.list_voice_agents(request).await;
-        self.take("ListVoiceAgents", &self.subject.tally.pages, answer).map(|page| page.next_page_token)
+    /// A page of 100: the token of the next one.
+    pub(crate) async fn page(&mut self, list: List, token: &str) -> Option<String> {
+        let (page_size, page_token, pages) = (100, token.to_owned(), &self.subject.tally.pages);
+        match list {
+            List::Agents => {
+                let request = ListVoiceAgentsRequest { page_size, page_token, ..ListVoiceAgentsRequest::default() };
+                let answer = self.agents.list_voice_agents(self.subject.signed(request)).await;
+                self.take(list.rpc(), pages, answer).map(|page| page.next_page_token)
+            }
+            List::Sessions => {
+                let request = ListSessionsRequest { page_size, page_token, ..ListSessionsRequest::default() };
+                let answer = self.sessions.list_sessions(self.subject.signed(request)).await;
+                self.take(list.rpc(), pages, answer).map(|page| page.next_page_token)
+            }
+        }
     }
 
     /// An agent's id.

@@ -33,6 +33,8 @@ const IN_FLIGHT: [usize; 3] = [1, 16, 64];
 /// 10 verbs a second may be sent to each, so all take more than two cores answer.
 const CALLS: usize = 2_000;
 const CAPACITY: i32 = 10_000;
+/// What follows from the coming of so many calls is over by then, and no part of what is measured.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
 /// Calls that come or go at once.
 const AT_ONCE: usize = 32;
 /// The longest lease: none may run out in a cell.
@@ -42,12 +44,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The target: no more than the no-op and so many PINGs.
 const PINGS: f64 = 4.0;
 
-/// Where the node of the calls is connected.
+/// Where the node of the calls is connected, and the calls, which its heartbeats keep.
 struct Place {
     name: &'static str,
     node: &'static str,
     agent: String,
     stream: Node,
+    slots: Vec<Slot>,
     rounds: [Rounds; IN_FLIGHT.len()],
 }
 
@@ -62,6 +65,10 @@ pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>, span: Span) -> 
         places.push(Place::at(subject, &there, "other replica", Subprotocol::AudioJambonzOrg).await);
     }
     let lanes = subject.channels();
+    for place in &mut places {
+        place.admit_all(subject, &lanes).await;
+    }
+    tokio::time::sleep(SETTLED_AFTER).await;
     let (mut noops, mut pings) = (<[Rounds; IN_FLIGHT.len()]>::default(), Rounds::default());
     for round in 0..=ROUNDS {
         // The first one warms up.
@@ -79,6 +86,10 @@ pub(crate) async fn measure(home: &Home, subject: &Arc<Subject>, span: Span) -> 
             counts.then(|| pings.add(found));
         }
     }
+    for place in &places {
+        let releasing = stream::iter(&place.slots).map(|slot| subject.release(&lanes[0], slot));
+        releasing.buffer_unordered(AT_ONCE).for_each(std::future::ready).await;
+    }
     render(&noops, home.redis_url().map(|_| &pings), &places)
 }
 
@@ -87,23 +98,28 @@ impl Place {
         let agent = subject.agent_that_speaks(subprotocol).await;
         let node = subprotocol.as_str_name();
         let stream = Node::connect(subject, lane, node, (subprotocol, CAPACITY)).await.expect("the node is welcomed");
-        Self { name, node, agent, stream, rounds: Default::default() }
+        Self { name, node, agent, stream, slots: Vec::new(), rounds: Default::default() }
     }
 
-    /// Verbs of so many workers, each with calls of its own, that were answered within the measured span.
-    async fn cell(&self, subject: &Arc<Subject>, lanes: &[Channel], in_flight: usize, span: Span) -> Figures {
+    async fn admit_all(&mut self, subject: &Subject, lanes: &[Channel]) {
         self.until_chosen(subject, &lanes[0]).await;
         let told = self.stream.assigned();
         let admitting = stream::iter(0..CALLS).map(|number| self.admit(subject, &lanes[number % lanes.len()]));
         let slots: Vec<Slot> = admitting.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
         self.until_told(told + slots.len()).await;
+        self.slots = slots;
+    }
+
+    /// Verbs of so many workers, each with calls of its own, that were answered within the measured span.
+    async fn cell(&self, subject: &Arc<Subject>, lanes: &[Channel], in_flight: usize, span: Span) -> Figures {
         let from = Instant::now() + span.warm_up;
         let until = from + span.measured;
         let mut workers = JoinSet::new();
-        for (index, calls) in slots.chunks(CALLS / in_flight).enumerate() {
+        for index in 0..in_flight {
             let (subject, lane) = (subject.clone(), lanes[index % lanes.len()].clone());
+            let own = self.slots.iter().skip(index).step_by(in_flight);
             let calls: Vec<(String, Key)> =
-                calls.iter().map(|slot| (slot.call_id.clone(), bearer(&slot.callback_token))).collect();
+                own.map(|slot| (slot.call_id.clone(), bearer(&slot.callback_token))).collect();
             workers.spawn(async move {
                 let mut latencies = histogram();
                 for (call, token) in calls.iter().cycle() {
@@ -121,8 +137,9 @@ impl Place {
             });
         }
         let latencies = closed::sum(workers.join_all().await.iter());
-        let releasing = stream::iter(&slots).map(|slot| subject.release(&lanes[0], slot));
-        releasing.buffer_unordered(AT_ONCE).for_each(std::future::ready).await;
+        if latencies.is_empty() {
+            subject.tally.error(&format!("{}, {in_flight} in flight: no verb was answered in time", self.name));
+        }
         Figures::of(&latencies, span.measured)
     }
 
