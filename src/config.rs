@@ -220,6 +220,8 @@ impl Config {
             ("calls.queue_depth", calls.queue_depth.into(), 1..=COUNT_MAX),
             ("calls.queue_max_waiters", count(calls.queue_max_waiters), 1..=COUNT_MAX),
             ("calls.usage_max_watches", count(calls.usage_max_watches), 1..=COUNT_MAX),
+            ("calls.event_max_watches", count(calls.event_max_watches), 1..=COUNT_MAX),
+            ("calls.event_stall_ms", calls.event_stall_ms, 100..=DAY_MS),
             ("journal.max_entries", count(journal.max_entries), 1..=COUNT_MAX),
             ("journal.linger_ms", journal.linger_ms, 0..=LINGER_MAX_MS),
             ("journal.orphan_after_ms", journal.orphan_after_ms, 1..=DAY_MS),

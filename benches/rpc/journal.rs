@@ -20,7 +20,7 @@ use voxgate::{
         session::{CallState, Record, Routing, Session, SessionStatus},
     },
     redis::{Redis, RedisSettings},
-    sessions::{Journal, JournalSettings, Place, Routings, SessionStore as _, SqlSessionStore},
+    sessions::{EventNews, Journal, JournalSettings, Place, Routings, SessionStore as _, SqlSessionStore},
 };
 
 use super::{
@@ -50,6 +50,8 @@ pub(crate) async fn measure(home: &Home, subject: &Subject, span: Span) -> Strin
     let client = connect(postgres).await;
     let sql = Arc::new(SqlSessionStore::new(
         Database::postgres(&postgres.to_owned().into(), PoolSettings::default()).expect("a URL"),
+        Env::system(),
+        EventNews::default(),
     ));
     let spool = RedisSlotStore::new(Redis::connect(&redis.to_owned().into(), RedisSettings::default()).expect("a URL"));
     let settings = JournalSettings { max_entries: AHEAD, ..JournalSettings::default() };

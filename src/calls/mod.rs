@@ -29,7 +29,9 @@ mod session;
 mod sweep;
 mod usage;
 mod waiters;
+mod watch_events;
 mod watch_usage;
+mod watchers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,9 +46,10 @@ pub use self::{
     recovery::SessionLiveCalls,
     renew::Presented,
     session::Target,
+    watch_events::{EventWatch, WatchFrom},
     watch_usage::UsageWatch,
 };
-use self::{waiters::Waiters, watch_usage::Watches};
+use self::{waiters::Waiters, watch_usage::Watches, watchers::Watchers};
 use crate::{
     admission::SlotStore,
     agents::VoiceAgents,
@@ -59,7 +62,7 @@ use crate::{
         text::MediaUrls,
     },
     nodes::NodeRegistry,
-    sessions::{AuditLog, Journal, OperationStore, SessionStore},
+    sessions::{AuditLog, EventLog, Journal, OperationStore, SessionStore},
     tenants::{Directory, RateLimits, Revocations, TokenSigner},
 };
 
@@ -90,6 +93,11 @@ pub struct CallSettings {
     pub queue_max_waiters: usize,
     /// Streams of WatchUsage that this replica serves at once (default 10,000).
     pub usage_max_watches: usize,
+    /// Streams of WatchEvents that this replica serves at once (default 10,000: some 10 KiB each).
+    pub event_max_watches: usize,
+    /// How long a stream of WatchEvents waits for its client to take an event (default 60,000 ms: longer than a client
+    /// that lives is away).
+    pub event_stall_ms: u64,
     /// Whether `moh_url` and `audio_url` may be http and of private addresses (default false: whoever drives a call
     /// would have the media nodes fetch from inside the network; true where the audio itself is inside).
     pub media_url_allow_private: bool,
@@ -108,6 +116,8 @@ impl Default for CallSettings {
             queue_depth: 10_000,
             queue_max_waiters: 50_000,
             usage_max_watches: 10_000,
+            event_max_watches: 10_000,
+            event_stall_ms: 60_000,
             media_url_allow_private: false,
         }
     }
@@ -145,6 +155,7 @@ pub struct Rooms {
     /// Takes what `sessions` is told without anyone waiting for the database.
     pub journal: Arc<Journal>,
     pub operations: Arc<dyn OperationStore>,
+    pub events: Arc<EventLog>,
     pub audit: Arc<AuditLog>,
     pub bus: Arc<dyn CommandBus>,
     pub nodes: Arc<NodeRegistry>,
@@ -167,6 +178,7 @@ pub struct Calls {
     workers: TaskTracker,
     waiters: Arc<Waiters>,
     watches: Arc<Watches>,
+    event_watchers: Watchers,
 }
 
 impl std::ops::Deref for Calls {
@@ -182,6 +194,7 @@ impl Calls {
         Self {
             waiters: Arc::new(Waiters::new(ReplicaId::new(&rooms.env))),
             watches: Arc::default(),
+            event_watchers: Watchers::default(),
             rooms: Arc::new(rooms),
             tasks: TaskTracker::new(),
             workers: TaskTracker::new(),

@@ -89,7 +89,10 @@ impl Calls {
     async fn note_event(&self, from: &NodeAddress, call: &CallId, event: CallEvent) -> Result<()> {
         // The node's own calls alone: a call of another node is as good as unknown to this one.
         let session = self.sessions.of_call(from.tenant, call).await?;
-        let ours = |session: &Session| session.is_active() && session.node_address().as_ref() == Some(from);
+        // A recording is ready when the call is over, more often than not.
+        let may_be_over = matches!(event, CallEvent::RecordingReady(_));
+        let ours =
+            |session: &Session| (session.is_active() || may_be_over) && session.node_address().as_ref() == Some(from);
         let Some(session) = session.filter(ours) else {
             tracing::info!(call.id = %call, node.id = %from.node, "an event of a call that is not the node's");
             return Ok(());
@@ -126,6 +129,9 @@ impl Calls {
                 })
                 .await?;
                 self.ws_dropped(session).await
+            }
+            CallEvent::RecordingReady(recording) => {
+                self.sessions.tell(session.tenant, session.id, recording.into(), now).await.map(|_| ())
             }
             CallEvent::Error { code, message } => {
                 tracing::warn!(call.id = %call, node.code = code, node.message = message, "a node reports an error");

@@ -4,22 +4,18 @@
 //! is told at most ten times a second and of every state that lasts. That the first waiter has waited a moment longer is
 //! no change.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::{Calls, credential::Credential};
+use super::{
+    Calls,
+    credential::Credential,
+    watchers::{Watcher, Watchers},
+};
 use crate::domain::{
-    Error, Result,
-    error::Dependency,
+    Result,
     ids::{TenantId, VoiceAgentId},
     lease::Usage,
     principal::Principal,
@@ -34,17 +30,7 @@ type Subject = (TenantId, Option<VoiceAgentId>);
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     looks: Mutex<HashMap<Subject, watch::Receiver<Usage>>>,
-    watchers: AtomicUsize,
-}
-
-/// Counts one watcher while it lives.
-#[derive(Debug)]
-struct Counted(Arc<Watches>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.watchers.fetch_sub(1, Ordering::Relaxed);
-    }
+    watchers: Watchers,
 }
 
 /// One who watches.
@@ -55,20 +41,16 @@ pub struct UsageWatch {
     credential: Option<Credential>,
     look: watch::Receiver<Usage>,
     told: Option<Usage>,
-    _counted: Counted,
+    _watcher: Watcher,
 }
 
 impl Calls {
     pub async fn watch_usage(&self, principal: &Principal, agent: Option<VoiceAgentId>) -> Result<UsageWatch> {
-        let before = self.watches.watchers.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(self.watches.clone());
-        if before >= self.settings.usage_max_watches {
-            return Err(Error::Unavailable(Dependency::Capacity, None));
-        }
+        let watcher = self.watches.watchers.admit(self.settings.usage_max_watches)?;
         let subject = (principal.tenant(), agent);
         let look = self.look_at(subject).await?;
         let credential = Credential::of(principal);
-        Ok(UsageWatch { calls: self.clone(), subject, credential, look, told: None, _counted: counted })
+        Ok(UsageWatch { calls: self.clone(), subject, credential, look, told: None, _watcher: watcher })
     }
 
     /// The look that is being taken at the subject, or a new one.

@@ -135,11 +135,12 @@ table! {
         lease_ttl_ms -> BigInt,
         record -> Document,
         ends_at -> Nullable<Moment>,
+        events -> BigInt,
     }
 }
 
 table! {
-    use diesel::sql_types::{BigInt, Text};
+    use diesel::sql_types::{BigInt, Nullable, Text};
     use crate::db::types::{Document, Id, Moment};
 
     events (tenant_id, id) {
@@ -151,6 +152,17 @@ table! {
         call_id -> Text,
         session_sequence -> BigInt,
         data -> Document,
+        sequence -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    use diesel::sql_types::BigInt;
+    use crate::db::types::Id;
+
+    event_sequences (tenant_id) {
+        tenant_id -> Id,
+        last -> BigInt,
     }
 }
 
@@ -230,6 +242,7 @@ allow_tables_to_appear_in_same_query!(
     sessions,
     session_log,
     events,
+    event_sequences,
     revoked_tokens,
     operations,
     audit_entries,

@@ -3,12 +3,15 @@
 //! [`Reason`] is the stable machine word, [`Error`] carries what a caller is told, and `grpc::status` alone puts them on
 //! the wire. The text of a database, of Redis or of the machine is kept in [`Internal`] for the log and never leaves.
 
+mod internal;
+
 use std::{fmt, time::Duration};
 
+pub use self::internal::Internal;
 use super::{
     conference::Relation,
     destination::DestinationType,
-    ids::{CallId, IdempotencyKey, NodeId, OperationId, SessionId, TenantId, VoiceAgentId},
+    ids::{CallId, EventId, IdempotencyKey, NodeId, OperationId, SessionId, TenantId, VoiceAgentId},
     lease::Denial,
     rate::{Rate, RateScope},
     session::Outcome,
@@ -135,6 +138,8 @@ pub enum Error {
     Unopened,
     #[error("{} is unavailable", .0.as_str())]
     Unavailable(Dependency, #[source] Option<Internal>),
+    #[error("no event was taken for {} s; watch again after the last one", .waited.as_secs())]
+    EventsNotTaken { waited: Duration, after: Option<EventId> },
     #[error("the operation has not finished within the deadline")]
     OperationPending { operation: OperationId, state: &'static str },
     #[error("the deadline was exceeded")]
@@ -204,28 +209,6 @@ impl Resource {
             Self::Tenant => "tenant_id",
             Self::ApiKey => "api_key_id",
         }
-    }
-}
-
-/// A failure whose text is for our log alone.
-#[derive(Debug)]
-pub struct Internal(Box<dyn std::error::Error + Send + Sync>);
-
-impl Internal {
-    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self(source.into())
-    }
-}
-
-impl fmt::Display for Internal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Internal {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
     }
 }
 
@@ -302,7 +285,7 @@ impl Error {
             Self::Unavailable(Dependency::SlotStore, _) => Reason::SlotStoreUnavailable,
             Self::Unavailable(Dependency::Database, _) => Reason::DatabaseUnavailable,
             Self::Unavailable(Dependency::Replica, _) => Reason::ShuttingDown,
-            Self::Unavailable(Dependency::Capacity, _) => Reason::Overloaded,
+            Self::Unavailable(Dependency::Capacity, _) | Self::EventsNotTaken { .. } => Reason::Overloaded,
             Self::OperationPending { .. } => Reason::OperationPending,
             Self::DeadlineExceeded => Reason::DeadlineExceeded,
             Self::Unimplemented => Reason::Unimplemented,
@@ -365,6 +348,7 @@ impl Error {
                 let node = node.as_ref().map(|node| ("node_id", node.to_string()));
                 std::iter::once(("call_id", call.to_string())).chain(node).collect()
             }
+            Self::EventsNotTaken { after, .. } => Vec::from_iter(after.map(|id| ("after_event_id", id.to_string()))),
             Self::OperationPending { operation, state } => {
                 vec![("operation_id", operation.to_string()), ("state", (*state).to_owned())]
             }
@@ -392,7 +376,7 @@ impl Error {
             Self::IdempotencyInProgress { .. } => Some(Duration::from_millis(200)),
             Self::NodeUnreachable { .. } => Some(Duration::from_secs(2)),
             Self::Recovering { left } => Some(*left),
-            Self::Unavailable(_, _) | Self::Unopened => Some(Duration::from_millis(500)),
+            Self::Unavailable(_, _) | Self::Unopened | Self::EventsNotTaken { .. } => Some(Duration::from_millis(500)),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     clock::Timestamp,
+    event::Recording,
     ids::{CallId, NodeId, OperationId, TenantId},
     lease_token::LeaseToken,
     session::{Outcome, Session},
@@ -106,6 +107,8 @@ pub enum CallEvent {
     TurnCount(u32),
     /// The conference and its members as they are now; none: the call is in none.
     Conference(Option<(String, Vec<String>)>),
+    /// Also after the session has ended.
+    RecordingReady(Recording),
     /// For the log: `code` and `message` in the node's words.
     Error {
         code: String,

@@ -251,9 +251,6 @@ pub struct Record {
     pub log_entries: u64,
     #[serde(skip_serializing_if = "is_zero")]
     pub log_bytes: u64,
-    /// Events of the session that are written: the next one's number is one more.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub events: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]

@@ -168,6 +168,16 @@ impl MediaUrls {
     }
 }
 
+/// Where a recording lies, which nobody here fetches: an https URL with a host.
+pub fn parse_recording_url(text: String) -> Result<String, Fault> {
+    let plain = text.len() <= MEDIA_URL_MAX_CHARS && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let parsed = Url::parse(&text).ok().filter(|url| plain && url.scheme() == "https" && url.has_host());
+    match parsed {
+        Some(_) => Ok(text),
+        None => Err(Fault::new(format!("must be an https URL of at most {MEDIA_URL_MAX_CHARS} characters"))),
+    }
+}
+
 fn has_public_host(url: &Url) -> bool {
     match url.host() {
         // The URL standard has read decimal, octal and short forms of an address by now.
@@ -254,6 +264,15 @@ mod tests {
             assert!(parse_language(bad.to_owned()).is_err(), "{bad:?}");
         }
         assert!(parse_language(format!("{longest}7")).is_err());
+    }
+
+    #[test]
+    fn a_recording_lies_behind_https() {
+        assert!(parse_recording_url("https://10.0.0.7/r.wav?signature=a%2Bb".to_owned()).is_ok());
+        let long = format!("https://media.example/{}", "a".repeat(MEDIA_URL_MAX_CHARS));
+        for bad in ["", "r.wav", "http://media.example/r.wav", "https://", "https://media.example/a b", long.as_str()] {
+            assert!(parse_recording_url(bad.to_owned()).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

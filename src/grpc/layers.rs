@@ -51,7 +51,7 @@ impl Default for RpcSettings {
 /// Of a stream whose caller names no deadline: none that matters.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 /// RPCs whose answer begins at once and goes on.
-const LASTING: [&str; 2] = ["AdmissionService/AwaitSlot", "AdmissionService/WatchUsage"];
+const LASTING: [&str; 3] = ["AdmissionService/AwaitSlot", "AdmissionService/WatchUsage", "SessionService/WatchEvents"];
 
 /// When the caller stops waiting, less what the answer needs for its way.
 #[derive(Debug, Clone, Copy)]

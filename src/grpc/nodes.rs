@@ -118,10 +118,8 @@ async fn handle(node: &NodeStream, message: Option<Message>) -> Answer<()> {
             Ok(())
         }
         Some(Message::CallEvent(event)) => {
-            match read_call_event(event)? {
-                (call, Some(event)) => node.call_event(call, event).await,
-                (call, None) => tracing::info!(call.id = %call, "an event that this release keeps no record of"),
-            }
+            let (call, event) = read_call_event(event)?;
+            node.call_event(call, event).await;
             Ok(())
         }
         Some(Message::Hello(_)) => Err(Violations::from(("hello", Fault::new("must come once"))).into()),

@@ -1,11 +1,13 @@
 //! `SessionService`.
 
-use tonic::{Request, Response, Status, async_trait};
+use futures_util::StreamExt as _;
+use tonic::{Request, Response, Status, async_trait, codegen::BoxStream};
 
 use super::{
     Api, Incoming,
     convert::{
         audit::{read_audit_list, write_audit_list},
+        event::{read_watch, write_event},
         read,
         session::{read_outcome, write, write_operation, write_with_log},
         session_list::{read_session_list, write_session_list},
@@ -92,6 +94,17 @@ impl SessionService for Api {
         let id = faults.into_result(id).map_err(Error::from)?;
         let operation = self.calls.operation(&principal, id).await?;
         Ok(Response::new(write_operation(&operation)))
+    }
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::Event>>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let (from, filter) = read_watch(&message)?;
+        let watch = self.calls.watch_events(&principal, from, filter, &self.closing).await?;
+        let events = watch.map(|event| event.map(|event| write_event(&event)).map_err(Status::from));
+        Ok(Response::new(events.boxed()))
     }
 
     async fn list_audit_entries(

@@ -59,6 +59,7 @@ const fn code(error: &Error) -> Code {
         Error::EtagMismatch { .. } | Error::IdempotencyInProgress { .. } => Code::Aborted,
         Error::NodeUnreachable { .. }
         | Error::Recovering { .. }
+        | Error::EventsNotTaken { .. }
         | Error::Unopened
         | Error::Unavailable(
             Dependency::SlotStore | Dependency::Database | Dependency::Replica | Dependency::Capacity,

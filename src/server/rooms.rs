@@ -21,7 +21,10 @@ use crate::{
         session::{Routing, Session},
     },
     nodes::NodeRegistry,
-    sessions::{AuditLog, Journal, JournalSettings, Routings, SqlAuditStore, SqlSessionStore},
+    sessions::{
+        AuditLog, EventLog, EventNews, EventSignal, Journal, JournalSettings, RedisEventSignal, Routings,
+        SqlAuditStore, SqlEventStore, SqlSessionStore,
+    },
     tenants::{Directory, DirectoryLimits, KeyUses, Revocations, SqlTenantStore, TenantStore, Tenants},
 };
 
@@ -34,6 +37,9 @@ pub(super) struct Rooms {
     pub(super) revocations: Arc<Revocations>,
     pub(super) slots: Arc<SteadySlots>,
     pub(super) journal: Arc<Journal>,
+    pub(super) events: Arc<EventLog>,
+    /// To be told of events that are committed.
+    pub(super) news: EventNews,
     pub(super) audit: Arc<AuditLog>,
     /// Sessions that the journal had to end because their agent is gone.
     pub(super) without_agent: mpsc::Receiver<Session>,
@@ -56,7 +62,9 @@ impl Rooms {
         let directory = Arc::new(Directory::new(tenant_store.clone(), limits));
         let changes = listener(agent_cache.clone(), directory.clone());
         let agents = VoiceAgents::new(agent_store, agent_cache, stores.ring.clone(), env.clone());
-        let sessions = Arc::new(SqlSessionStore::new(stores.database.clone()));
+        let news = EventNews::default();
+        let sessions = Arc::new(SqlSessionStore::new(stores.database.clone(), env.clone(), news.clone()));
+        let events = Arc::new(SqlEventStore::new(stores.database.clone()));
         let routings = Arc::new(Revisions(agents.clone()));
         let (journal, without_agent) = Journal::new(sessions, routings, stores.place.clone(), behind, env.clone());
         let live_calls = Arc::new(SessionLiveCalls(journal.clone()));
@@ -69,11 +77,19 @@ impl Rooms {
             tenant_store,
             slots: Arc::new(SteadySlots::new(stores.slots.clone(), live_calls, env.clock.clone())),
             journal,
+            events: EventLog::new(events, news.clone(), event_signal(stores, env)),
+            news,
             audit: Arc::new(AuditLog::new(Arc::new(SqlAuditStore::new(stores.database.clone())))),
             without_agent,
             changes,
         }
     }
+}
+
+/// How other replicas hear of new events, where there are others.
+fn event_signal(stores: &Stores, env: &Env) -> Option<Arc<dyn EventSignal>> {
+    let redis = stores.redis.clone()?;
+    Some(Arc::new(RedisEventSignal::new(redis, ReplicaId::new(env))))
 }
 
 /// The way to nodes: through Redis where replicas share it.

@@ -32,7 +32,8 @@ pub(super) async fn tend(calls: Calls, closing: CancellationToken) {
 }
 
 /// What goes on beside the requests until the end: hearing of other replicas' changes, writing when keys were used and
-/// what killed replicas left, removing what is old, releasing what the slot store would not release, and adding up what was measured.
+/// what killed replicas left, bringing events to those who watch, removing what is old, releasing what the slot store would
+/// not release, and adding up what was measured.
 pub(super) fn upkeep(
     stores: &Stores,
     rooms: &Rooms,
@@ -43,6 +44,7 @@ pub(super) fn upkeep(
     let (database, changes, uses) = (stores.database.clone(), rooms.changes.clone(), rooms.uses.clone());
     let revocations = rooms.revocations.clone();
     let (slots, journal, closing) = (rooms.slots.clone(), rooms.journal.clone(), closing.clone());
+    let events = rooms.events.clone();
     tokio::spawn(async move {
         let adding_up = closing.clone().run_until_cancelled_owned(telemetry::add_up(metrics));
         tokio::join!(
@@ -51,6 +53,7 @@ pub(super) fn upkeep(
             uses.write_until(closing.clone()),
             journal.adopt_until(closing.clone()),
             revocations.follow_until(closing.clone()),
+            events.run_until(closing.clone()),
             slots.retry_releases_until(closing),
             adding_up
         );

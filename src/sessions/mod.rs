@@ -1,5 +1,7 @@
 //! Where sessions are kept.
 //!
+//! What happens to a session is told by events that are written with it, in one transaction.
+//!
 //! A session ends once: [`SessionStore::end`] tells the one caller who ended it from all others, and that one
 //! tells the world. Writers work on what they read: `update` refuses a session that changed meanwhile.
 //!
@@ -7,6 +9,7 @@
 //! it behind, in batches, into the [`History`]. It is itself a [`SessionStore`], whose readers see what was said before.
 
 mod audit;
+mod events;
 mod journal;
 mod operations;
 mod sql;
@@ -17,13 +20,18 @@ use async_trait::async_trait;
 
 pub use self::{
     audit::{AUDIT_PATIENCE, AuditLog, AuditPage, AuditStore},
+    events::{
+        EventLog, EventNews, EventPage, EventSignal, EventStore, Heard, Position, RedisEventSignal, Sequencer,
+        TenantEvent,
+    },
     journal::{Journal, JournalSettings, Place, Room},
     operations::{Begun, Carried, OperationStore, Settled, WrittenEvent},
-    sql::{SqlAuditStore, SqlOperationStore, SqlSessionStore},
+    sql::{SqlAuditStore, SqlEventStore, SqlOperationStore, SqlSessionStore},
 };
 use crate::domain::{
     Result,
     clock::Timestamp,
+    event::Event,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
     journal::Ending,
     node::NodeAddress,
@@ -82,6 +90,10 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// Writes `node`, `state` and `answered_at` if the row is still at `session.version` and active; the row is then one
     /// version further. False otherwise.
     async fn update(&self, tenant: TenantId, session: &Session) -> Result<bool>;
+
+    /// Adds an event to a session, active or ended, unless it tells of a URL that the session has an event of the same
+    /// type about. False if there is no such session.
+    async fn tell(&self, tenant: TenantId, id: SessionId, event: Event, now: Timestamp) -> Result<bool>;
 
     /// Ends an active session and answers it as it is now; nothing if it was not active.
     async fn end(&self, tenant: TenantId, id: SessionId, outcome: Outcome, now: Timestamp) -> Result<Option<Session>>;

@@ -1,6 +1,9 @@
 //! Sessions in SQL.
 
 mod audit;
+mod change;
+mod event_store;
+mod events;
 mod list;
 mod operation_row;
 mod operations;
@@ -11,26 +14,28 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, IntoSql as _, OptionalExtension as _, QueryDsl as _,
-    QueryResult, SelectableHelper as _,
+    ExpressionMethods as _, IntoSql as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
     dsl::{case_when, max},
     sql_types::BigInt,
 };
 use diesel_async::RunQueryDsl as _;
 
-use self::row::{ActiveRow, SessionRow, insert};
-pub use self::{audit::SqlAuditStore, operations::SqlOperationStore};
-use super::{ActiveCall, Entry, History, Opened, SessionPage, SessionStore, Written};
+pub use self::{audit::SqlAuditStore, event_store::SqlEventStore, operations::SqlOperationStore};
+use self::{
+    events::Told,
+    row::{ActiveRow, SessionRow},
+};
+use super::{ActiveCall, Entry, EventNews, History, Opened, SessionPage, SessionStore, Written};
 use crate::{
     db::{
-        Connection, Database, Prepared, corrupt, query,
-        schema::{sessions, tenants, voice_agents},
-        types::{At, Json, Uid},
+        Database, Prepared, corrupt, query,
+        schema::{sessions, tenants},
+        types::{At, Uid},
     },
     domain::{
-        Error, Result,
+        Env, Result,
         clock::Timestamp,
-        error::{Dependency, Resource},
+        event::Event,
         ids::{CallId, SessionId, TenantId, VoiceAgentId},
         page::PageRequest,
         session::{Outcome, Session, SessionStatus},
@@ -38,30 +43,28 @@ use crate::{
     },
 };
 
-/// Openings of one call that overtake each other this often are not a race but a fault.
-const OPEN_ATTEMPTS: usize = 8;
-
 #[derive(Debug, Clone)]
 pub struct SqlSessionStore {
     db: Database,
+    told: Told,
 }
 
 impl SqlSessionStore {
-    pub const fn new(db: Database) -> Self {
-        Self { db }
+    /// `news` hears whose events can be given their positions.
+    pub fn new(db: Database, env: Env, news: EventNews) -> Self {
+        Self { told: Told::new(db.clone(), env, news), db }
     }
 }
 
 #[async_trait]
 impl SessionStore for SqlSessionStore {
     async fn open(&self, tenant: TenantId, session: &Session) -> Result<Opened> {
-        let row = SessionRow::of(tenant, session)?;
-        let first = row.clone();
-        // Nearly always the agent is there and the call has no other session: one statement is all it takes.
-        if self.db.of(tenant).run(move |conn| Box::pin(async move { Ok(insert(conn, first).await?) })).await? {
-            return Ok(Opened::New);
-        }
-        self.db.of(tenant).transaction(move |conn| Box::pin(replace(conn, row))).await
+        let session = session.clone();
+        self.told
+            .transaction(tenant, move |conn, pen| {
+                Box::pin(async move { change::open(conn, &pen, tenant, &session).await })
+            })
+            .await
     }
 
     async fn get(&self, tenant: TenantId, id: SessionId) -> Result<Option<Session>> {
@@ -99,47 +102,26 @@ impl SessionStore for SqlSessionStore {
     }
 
     async fn update(&self, tenant: TenantId, session: &Session) -> Result<bool> {
-        let change = (
-            sessions::node_id.eq(session.node.as_ref().map(|node| node.as_str().to_owned())),
-            sessions::state.eq(Json::of(&session.state)?),
-            sessions::answered_at.eq(session.answered_at.map(At)),
-            sessions::version.eq(sessions::version + 1),
-        );
-        let (id, version) = (session.id, session.version);
-        self.db
-            .of(tenant)
-            .run(move |conn| {
-                Box::pin(async move {
-                    let target = sessions::table
-                        .find((tenant, id))
-                        .filter(sessions::version.eq(version))
-                        .filter(sessions::status.eq(SessionStatus::Active.as_str()));
-                    let written = query!(conn, c => Prepared(diesel::update(target).set(change)).execute(c).await)?;
-                    Ok(written == 1)
-                })
+        let session = session.clone();
+        self.told
+            .transaction(tenant, move |conn, pen| {
+                Box::pin(async move { change::update(conn, &pen, tenant, &session).await })
+            })
+            .await
+    }
+
+    async fn tell(&self, tenant: TenantId, id: SessionId, event: Event, now: Timestamp) -> Result<bool> {
+        self.told
+            .transaction(tenant, move |conn, pen| {
+                Box::pin(async move { events::tell_of(conn, &pen, tenant, id, event, now).await })
             })
             .await
     }
 
     async fn end(&self, tenant: TenantId, id: SessionId, outcome: Outcome, now: Timestamp) -> Result<Option<Session>> {
-        self.db
-            .of(tenant)
-            .run(move |conn| {
-                Box::pin(async move {
-                    let target =
-                        sessions::table.find((tenant, id)).filter(sessions::status.eq(SessionStatus::Active.as_str()));
-                    let row = query!(conn, c => {
-                        let update = diesel::update(target).set((
-                            sessions::status.eq(outcome.status().as_str()),
-                            sessions::outcome.eq(outcome.as_str()),
-                            sessions::ended_at.eq(now),
-                            sessions::version.eq(sessions::version + 1),
-                        ));
-                        Prepared(update.returning(SessionRow::as_returning())).get_result(c).await
-                    })
-                    .optional()?;
-                    row.map(Session::try_from).transpose()
-                })
+        self.told
+            .transaction(tenant, move |conn, pen| {
+                Box::pin(async move { change::end(conn, &pen, tenant, id, outcome, now).await })
             })
             .await
     }
@@ -315,11 +297,19 @@ impl SessionStore for SqlSessionStore {
 #[async_trait]
 impl History for SqlSessionStore {
     async fn write(&self, tenant: TenantId, entries: Vec<Entry>, now: Timestamp) -> Result<Vec<Written>> {
-        self.db.of(tenant).transaction(move |conn| Box::pin(write::write(conn, tenant, entries, now))).await
+        self.told
+            .transaction(tenant, move |conn, pen| {
+                Box::pin(async move { write::write(conn, &pen, tenant, entries, now).await })
+            })
+            .await
     }
 
     async fn displace(&self, tenant: TenantId, entry: Entry, now: Timestamp) -> Result<Written> {
-        self.db.of(tenant).transaction(move |conn| Box::pin(write::displace(conn, tenant, entry, now))).await
+        self.told
+            .transaction(tenant, move |conn, pen| {
+                Box::pin(async move { write::displace(conn, &pen, tenant, entry, now).await })
+            })
+            .await
     }
 
     async fn tenants(&self, after: Option<TenantId>, limit: u16) -> Result<Vec<TenantId>> {
@@ -335,58 +325,4 @@ impl History for SqlSessionStore {
             })
             .await
     }
-}
-
-/// Whether the agent exists. Until the transaction ends nobody removes it; changing it stays possible.
-async fn hold_agent(conn: &mut Connection, tenant: Uid, agent: Uid) -> QueryResult<bool> {
-    let found = voice_agents::table.find((tenant, agent)).select(voice_agents::id);
-    let id: Option<Uid> = match conn {
-        Connection::Postgres(pg) => found.for_key_share().first(&mut pg.session).await,
-        // Its transactions exclude each other from their beginning.
-        Connection::Sqlite(sqlite) => found.first(sqlite).await,
-    }
-    .optional()?;
-    Ok(id.is_some())
-}
-
-/// Writes the session in place of the call's active one, unless its lease has one already.
-async fn replace(conn: &mut Connection, row: SessionRow) -> Result<Opened> {
-    for _ in 0..OPEN_ATTEMPTS {
-        let of_lease = sessions::table
-            .filter(sessions::tenant_id.eq(row.tenant_id))
-            .filter(sessions::lease_id.eq(row.lease_id.clone()));
-        if let Some(existing) = query!(conn, c => of_lease.select(SessionRow::as_select()).first(c).await).optional()? {
-            return Ok(Opened::Existing(Box::new(existing.try_into()?)));
-        }
-        if !hold_agent(conn, row.tenant_id, row.voice_agent_id).await? {
-            return Err(Error::not_found(Resource::VoiceAgent, VoiceAgentId::from(row.voice_agent_id)));
-        }
-        let active = sessions::table
-            .filter(sessions::tenant_id.eq(row.tenant_id))
-            .filter(sessions::call_id.eq(row.call_id.clone()))
-            .filter(sessions::status.eq(SessionStatus::Active.as_str()));
-        // A fence rises strictly for an agent: we are the ones who come late, with a lease that ran out.
-        let newer = active
-            .clone()
-            .filter(sessions::voice_agent_id.eq(row.voice_agent_id).and(sessions::fence.gt(row.fence)))
-            .select(sessions::fence);
-        if query!(conn, c => newer.first::<i64>(c).await).optional()?.is_some() {
-            return Err(Error::LeaseLost { call: row.call_id.parse().map_err(|_| corrupt("call_id"))? });
-        }
-        let outcome = Outcome::LeaseExpired;
-        query!(conn, c => diesel::update(active)
-            .set((
-                sessions::status.eq(outcome.status().as_str()),
-                sessions::outcome.eq(outcome.as_str()),
-                sessions::ended_at.eq(row.started_at),
-                sessions::version.eq(sessions::version + 1),
-            ))
-            .execute(c)
-            .await)?;
-        if insert(conn, row.clone()).await? {
-            return Ok(Opened::New);
-        }
-        // Somebody opened another one in between: look again, and see theirs.
-    }
-    Err(Error::unavailable(Dependency::Database, "a session was overtaken again and again while it was opened"))
 }

@@ -1,12 +1,14 @@
 //! The node stream on the wire.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret as _;
 
 use super::{
     lease::write_fate,
     read, read_enum,
     session::write_outcome,
-    value::{duration, object, timestamp},
+    value::{duration, object, read_duration, timestamp},
     voice_agent::write_routing,
 };
 use crate::{
@@ -15,10 +17,11 @@ use crate::{
         Error, Result,
         behavior::Voice,
         conference::{ID_MAX_CHARS, MEMBERS_MAX},
+        event::Recording,
         ids::{CallId, OperationId},
         node::{Assignment, CallEvent, Command, Hello, LiveCall, NodeProfile, ToNode},
         operation::{Acknowledgement, Failure},
-        text::bounded_text,
+        text::{bounded_text, parse_recording_url},
         verb::{Destination, NodeResult, PlayAudio, Source, Speech, Verb, Whisper},
         violations::{Fault, Violations},
         voice_agent::Subprotocol,
@@ -29,6 +32,8 @@ use crate::{
 const CAPACITY_MAX: u32 = 100_000;
 /// Calls that one message presents: as many as fit into the largest message, whatever their ids.
 const LIVE_CALLS_MAX: usize = 2_000;
+/// Longer than any call that a lease outlives.
+const RECORDING_LONGEST: Duration = Duration::from_hours(24 * 7);
 /// Of a node's own words, in logs and answers.
 const WORDS_MAX_CHARS: usize = 500;
 
@@ -84,13 +89,12 @@ pub(crate) fn read_command_result(wire: v1::CommandResult) -> Result<(OperationI
     Ok(faults.into_result(operation.zip(answer))?)
 }
 
-/// Nothing for an event that this release keeps no record of.
-pub(crate) fn read_call_event(wire: v1::CallEvent) -> Result<(CallId, Option<CallEvent>)> {
+pub(crate) fn read_call_event(wire: v1::CallEvent) -> Result<(CallId, CallEvent)> {
     use v1::call_event::Event as Wire;
     let mut faults = Violations::default();
     let call = read("call_id", &wire.call_id, &mut faults);
     let event = faults.take("event", wire.event.ok_or_else(Fault::required));
-    let event = event.map(|event| match event {
+    let event = event.and_then(|event| match event {
         Wire::WsConnected(_) => Some(CallEvent::WsConnected),
         Wire::WsDisconnected(_) => Some(CallEvent::WsDisconnected),
         Wire::Answered(_) => Some(CallEvent::Answered),
@@ -105,10 +109,19 @@ pub(crate) fn read_call_event(wire: v1::CallEvent) -> Result<(CallId, Option<Cal
             let members = state.member_ids.into_iter().filter_map(|id| named(Some(id))).take(MEMBERS_MAX).collect();
             (id, members)
         }))),
-        Wire::RecordingReady(_) => None,
+        Wire::RecordingReady(ready) => read_recording(ready, &mut faults).map(CallEvent::RecordingReady),
         Wire::Error(error) => Some(CallEvent::Error { code: words(&error.code), message: words(&error.message) }),
     });
     Ok(faults.into_result(call.zip(event))?)
+}
+
+fn read_recording(wire: v1::RecordingReady, faults: &mut Violations) -> Option<Recording> {
+    let url = faults.take("recording_ready.url", parse_recording_url(wire.url));
+    let longest = (Duration::ZERO, RECORDING_LONGEST);
+    let duration = wire
+        .duration
+        .map(|duration| read_duration("recording_ready.duration", Some(duration), longest, Duration::ZERO, faults));
+    url.map(|url| Recording { url, stereo: wire.stereo, duration })
 }
 
 /// What a node says in its own words, shortened and without control characters.

@@ -14,6 +14,7 @@ use crate::{
         Error, Result,
         clock::Timestamp,
         error::Dependency,
+        event::Event,
         ids::{CallId, SessionId, TenantId, VoiceAgentId},
         page::PageRequest,
         session::{Outcome, Session, SessionStatus},
@@ -127,6 +128,13 @@ impl SessionStore for Journal {
 
     async fn update(&self, tenant: TenantId, session: &Session) -> Result<bool> {
         self.store.update(tenant, session).await
+    }
+
+    async fn tell(&self, tenant: TenantId, id: SessionId, event: Event, now: Timestamp) -> Result<bool> {
+        match self.settle_one(tenant, id).await {
+            (Ok(()), _) => self.store.tell(tenant, id, event, now).await,
+            (Err(Unsettled { why, .. }), _) => Err(why),
+        }
     }
 
     async fn end(&self, tenant: TenantId, id: SessionId, outcome: Outcome, now: Timestamp) -> Result<Option<Session>> {

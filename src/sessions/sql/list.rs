@@ -115,6 +115,7 @@ struct ListedRow {
     lease_ttl_ms: i64,
     record: Json,
     ends_at: Option<At>,
+    events: i64,
 }
 
 impl TryFrom<ListedRow> for Session {
@@ -145,6 +146,7 @@ impl TryFrom<ListedRow> for Session {
             lease_ttl_ms: row.lease_ttl_ms,
             record: row.record,
             ends_at: row.ends_at,
+            events: row.events,
         }
         .try_into()
     }

@@ -5,20 +5,18 @@ use diesel::prelude::{AsChangeset, Insertable, Queryable, Selectable};
 use crate::{
     db::{
         corrupt,
-        schema::{events, operations, session_log},
+        schema::{operations, session_log},
         types::{At, Json, Uid},
     },
     domain::{
-        Env, Error, Result,
+        Error, Result,
         clock::Timestamp,
-        event::{Event, EventType},
         hash::Sha256,
-        ids::{EventId, TenantId},
+        ids::TenantId,
         operation::{Failure, Operation, OperationState},
         session::{LogEntry, Session},
         verb::JsonObject,
     },
-    sessions::WrittenEvent,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable)]
@@ -111,54 +109,6 @@ impl Ending {
 fn storable(failure: &Failure) -> Failure {
     let without_nul = |text: &str| text.replace('\0', "\u{fffd}");
     Failure { reason: without_nul(&failure.reason), message: without_nul(&failure.message) }
-}
-
-/// An event of a session.
-#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
-#[diesel(table_name = events, treat_none_as_default_value = false)]
-pub(super) struct EventRow {
-    tenant_id: Uid,
-    id: Uid,
-    kind: String,
-    created_at: At,
-    session_id: Uid,
-    call_id: String,
-    session_sequence: i64,
-    data: Json,
-}
-
-impl EventRow {
-    /// The newest of `session`, whose count is told already.
-    pub(super) fn of(env: &Env, session: &Session, event: Event, now: Timestamp) -> Result<Self> {
-        let Event { kind, mut data } = event;
-        data.insert("session_id".to_owned(), session.id.to_string().into());
-        data.insert("voice_agent_id".to_owned(), session.agent.to_string().into());
-        Ok(Self {
-            tenant_id: session.tenant.into(),
-            id: EventId::new(env).into(),
-            kind: kind.as_str().to_owned(),
-            created_at: now.into(),
-            session_id: session.id.into(),
-            call_id: session.call.as_str().to_owned(),
-            session_sequence: i64::try_from(session.record.events).unwrap_or(i64::MAX),
-            data: Json::of(&data)?,
-        })
-    }
-}
-
-impl TryFrom<EventRow> for WrittenEvent {
-    type Error = Error;
-
-    fn try_from(row: EventRow) -> Result<Self> {
-        let kind = EventType::from_word(&row.kind).ok_or_else(|| corrupt("events.kind"))?;
-        Ok(Self {
-            id: row.id.into(),
-            at: row.created_at.into(),
-            call: row.call_id.parse().map_err(|_| corrupt("events.call_id"))?,
-            session_sequence: u64::try_from(row.session_sequence).map_err(|_| corrupt("events.session_sequence"))?,
-            event: Event { kind, data: row.data.read("events.data")? },
-        })
-    }
 }
 
 /// An entry of a session's log.

@@ -10,7 +10,8 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 
 use super::{
-    operation_row::{Ending, EventRow, LogRow, OperationRow},
+    events::{self as journal, EventRow, Pen, Subject, Told},
+    operation_row::{Ending, LogRow, OperationRow},
     row::SessionRow,
 };
 use crate::{
@@ -23,14 +24,14 @@ use crate::{
         Env, Error, Result,
         clock::Timestamp,
         error::{Dependency, Resource},
-        event::{Event, EventType},
+        event::Event,
         ids::{CallId, IdempotencyKey, OperationId, SessionId, TenantId},
         lease::Usage,
         operation::{Acknowledgement, Operation, OperationState},
         session::{LogEntry, Outcome, Session},
         verb::{Done, Effect, NodeResult, Scene, VerbResult},
     },
-    sessions::{Begun, Carried, OperationStore, Settled, WrittenEvent},
+    sessions::{Begun, Carried, EventNews, OperationStore, Settled, WrittenEvent},
 };
 
 /// A key that is forgotten and taken again this often while we look is not a race but a fault.
@@ -39,12 +40,13 @@ const BEGIN_ATTEMPTS: usize = 8;
 #[derive(Debug, Clone)]
 pub struct SqlOperationStore {
     db: Database,
-    env: Env,
+    told: Told,
 }
 
 impl SqlOperationStore {
-    pub const fn new(db: Database, env: Env) -> Self {
-        Self { db, env }
+    /// `news` hears whose events can be given their positions.
+    pub fn new(db: Database, env: Env, news: EventNews) -> Self {
+        Self { told: Told::new(db.clone(), env, news), db }
     }
 }
 
@@ -99,10 +101,8 @@ impl OperationStore for SqlOperationStore {
         usage: Option<Usage>,
         now: Timestamp,
     ) -> Result<Option<Settled>> {
-        let env = self.env.clone();
-        self.db
-            .of(tenant)
-            .transaction(move |conn| {
+        self.told
+            .transaction(tenant, move |conn, pen| {
                 Box::pin(async move {
                     let Some(mut operation) = by_id(conn, tenant, id).await?.filter(|it| !it.state.is_final()) else {
                         return Ok(None);
@@ -123,7 +123,7 @@ impl OperationStore for SqlOperationStore {
                     if !write_end(conn, &operation).await? {
                         return Ok(None);
                     }
-                    write_effect(conn, &env, operation, session, taken, now).await.map(Some)
+                    write_effect(conn, &pen, operation, session, taken, now).await.map(Some)
                 })
             })
             .await
@@ -136,10 +136,8 @@ impl OperationStore for SqlOperationStore {
         usage: Option<Usage>,
         remembered_since: Timestamp,
     ) -> Result<Carried> {
-        let env = self.env.clone();
-        self.db
-            .of(tenant)
-            .transaction(move |conn| {
+        self.told
+            .transaction(tenant, move |conn, pen| {
                 Box::pin(async move {
                     let session = held(conn, tenant, operation.session).await?;
                     let session = session.ok_or_else(|| Error::not_found(Resource::Session, operation.session))?;
@@ -157,7 +155,7 @@ impl OperationStore for SqlOperationStore {
                     operation.finished_at = Some(now);
                     let taken = take_effect(&mut operation, &session, NodeResult::default(), usage, now);
                     write_end(conn, &operation).await?;
-                    let settled = write_effect(conn, &env, operation, Some(session), Some(taken), now).await?;
+                    let settled = write_effect(conn, &pen, operation, Some(session), Some(taken), now).await?;
                     Ok(Carried::Out(Box::new(settled)))
                 })
             })
@@ -276,7 +274,7 @@ fn take_effect(
     operation.result = Some(VerbResult { outcome, ..VerbResult::of(&after, usage) }.naming(&effect));
     if let Some(outcome) = outcome {
         (after.status, after.outcome, after.ended_at) = (outcome.status(), Some(outcome), Some(now));
-        effect.events.push(Event::new(EventType::AiSessionEnded, serde_json::json!({"outcome": outcome})));
+        effect.events.extend(Event::ended(outcome));
     }
     Taken { after, effect }
 }
@@ -294,7 +292,7 @@ async fn write_end(conn: &mut Connection, operation: &Operation) -> Result<bool>
 /// Writes what has been taken, if the session is active.
 async fn write_effect(
     conn: &mut Connection,
-    env: &Env,
+    pen: &Pen,
     operation: Operation,
     session: Option<Session>,
     taken: Option<Taken>,
@@ -304,14 +302,7 @@ async fn write_effect(
     let Some(Taken { mut after, effect }) = taken.filter(|_| active) else {
         return Ok(Settled { operation, session, ended: false });
     };
-    let told: Vec<EventRow> = effect
-        .events
-        .into_iter()
-        .map(|event| {
-            after.record.events += 1;
-            EventRow::of(env, &after, event, now)
-        })
-        .collect::<Result<_>>()?;
+    let told: Vec<_> = effect.events.into_iter().map(|event| (now, event)).collect();
     let target = sessions::table.find((after.tenant, after.id));
     let change = (
         sessions::state.eq(Json::of(&after.state)?),
@@ -320,12 +311,14 @@ async fn write_effect(
         sessions::outcome.eq(after.outcome.map(Outcome::as_str)),
         sessions::ended_at.eq(after.ended_at.map(At)),
         sessions::version.eq(sessions::version + 1),
+        sessions::events.eq(sessions::events + i64::try_from(told.len()).unwrap_or(i64::MAX)),
     );
-    query!(conn, c => Prepared(diesel::update(target).set(change)).execute(c).await)?;
+    let subject = query!(conn, c => {
+        let update = diesel::update(target).set(change);
+        Prepared(update.returning(Subject::as_returning())).get_result(c).await
+    })?;
     after.version += 1;
-    for row in told {
-        query!(conn, c => diesel::insert_into(events::table).values(row.clone()).execute(c).await)?;
-    }
+    journal::insert(conn, subject.rows(pen, after.tenant, told)?).await?;
     if let Some(metadata) = effect.log {
         let row = LogRow::of(&after, &metadata, now)?;
         query!(conn, c => diesel::insert_into(session_log::table).values(row.clone()).execute(c).await)?;

@@ -17,6 +17,7 @@ use crate::{
     },
     domain::{
         Error, Result,
+        event::Event,
         ids::TenantId,
         lease::Direction,
         session::{CallState, Outcome, Session, SessionStatus},
@@ -50,9 +51,11 @@ pub(super) struct SessionRow {
     pub(super) lease_ttl_ms: i64,
     pub(super) record: Json,
     pub(super) ends_at: Option<At>,
+    pub(super) events: i64,
 }
 
 impl SessionRow {
+    /// As the session is written when it has no row yet, with the events of [`Event::of_life`].
     pub(super) fn of(tenant: TenantId, session: &Session) -> Result<Self> {
         Ok(Self {
             tenant_id: tenant.into(),
@@ -78,6 +81,7 @@ impl SessionRow {
             lease_ttl_ms: i64::try_from(session.lease_ttl.as_millis()).unwrap_or(i64::MAX),
             record: Json::of(&session.record)?,
             ends_at: session.ends_at.map(At),
+            events: i64::try_from(Event::of_life(session).len()).unwrap_or(i64::MAX),
         })
     }
 }
@@ -173,6 +177,7 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         row.lease_ttl_ms.into_sql::<BigInt>(),
         row.record.into_sql::<Document>(),
         row.ends_at.into_sql::<Nullable<Moment>>(),
+        row.events.into_sql::<BigInt>(),
     ));
     let into = diesel::insert_into(sessions::table);
     let written = match conn {

@@ -1,19 +1,21 @@
 //! Many sessions at once: what the journal writes behind.
 //!
-//! On Postgres two statements take a whole batch, each of one text whatever the number of rows, so that it is prepared
-//! once. SQLite is in the process: a statement a row costs it little.
+//! On Postgres three statements take a whole batch (ends, beginnings, and the events of both), each of one text whatever
+//! the number of rows, so that it is prepared once. SQLite is in the process: a statement a row costs it little.
 
 use std::collections::{HashMap, HashSet};
 
 use diesel::{
-    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryableByName, SqliteConnection,
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, QueryableByName, SelectableHelper as _,
+    SqliteConnection,
     sql_types::{Array, BigInt, Bool, Nullable, Text},
 };
 use diesel_async::RunQueryDsl as _;
 
 use super::{
     super::{Entry, Written},
-    OPEN_ATTEMPTS, hold_agent,
+    change::{OPEN_ATTEMPTS, end_others, hold_agent},
+    events::{self, EventRow, OF_END, Pen, Subject},
     row::SessionRow,
 };
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
         Error, Result,
         clock::Timestamp,
         error::Dependency,
+        event::Event,
         ids::{SessionId, TenantId, VoiceAgentId},
         journal::Ending,
         session::{Outcome, Session, SessionStatus},
@@ -35,13 +38,14 @@ use crate::{
 /// In the order of the table's columns, of which the tenant is the first.
 const INSERT: &str = "INSERT INTO sessions (tenant_id, id, call_id, voice_agent_id, voice_agent_revision, lease_id, \
     fence, direction, node_id, sandbox, routing, metadata, state, status, outcome, started_at, answered_at, ended_at, \
-    lease_expires_at, version, lease_ttl_ms, record, ends_at) \
-    SELECT $1, * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) \
+    lease_expires_at, version, lease_ttl_ms, record, ends_at, events) \
+    SELECT $1, * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) \
     ON CONFLICT DO NOTHING RETURNING id";
 
 const END: &str = "UPDATE sessions SET status = e.status, outcome = e.outcome, ended_at = e.ended_at, \
-    version = version + 1 FROM unnest($2, $3, $4, $5) AS e (id, status, outcome, ended_at) \
-    WHERE sessions.tenant_id = $1 AND sessions.id = e.id AND sessions.status = 'ACTIVE' RETURNING sessions.id";
+    version = version + 1, events = events + 2 FROM unnest($2, $3, $4, $5) AS e (id, status, outcome, ended_at) \
+    WHERE sessions.tenant_id = $1 AND sessions.id = e.id AND sessions.status = 'ACTIVE' \
+    RETURNING sessions.id, call_id, voice_agent_id, sandbox, sessions.outcome, sessions.ended_at, events";
 
 #[derive(QueryableByName)]
 struct Found {
@@ -51,17 +55,19 @@ struct Found {
 
 pub(super) async fn write(
     conn: &mut Connection,
+    pen: &Pen,
     tenant: TenantId,
     entries: Vec<Entry>,
     now: Timestamp,
 ) -> Result<Vec<Written>> {
     one_at_a_time(conn, tenant).await?;
+    let mut told = Vec::new();
     // Ends first: the call of one may have been admitted again in the same batch.
     let alone = |entry: &&Entry| entry.opening.is_none();
-    let mut known = end_all(conn, tenant, endings(entries.iter().filter(alone))).await?;
+    let mut known = end_all(conn, pen, tenant, endings(entries.iter().filter(alone)), &mut told).await?;
 
     let agents = hold_agents(conn, tenant, &entries).await?;
-    let mut rows = Vec::with_capacity(entries.len());
+    let mut begun = Vec::with_capacity(entries.len());
     let mut orphaned = HashSet::new();
     for (entry, opening) in entries.iter().filter_map(|entry| Some((entry, entry.opening.as_ref()?))) {
         let ending = entry.ending.or_else(|| {
@@ -71,16 +77,17 @@ pub(super) async fn write(
                 Ending { outcome: Outcome::AgentDeleted, at: now }
             })
         });
-        rows.push(SessionRow::of(tenant, &as_it_is(opening, ending))?);
+        begun.push(as_it_is(opening, ending));
     }
-    let inserted = insert_all(conn, tenant, rows).await?;
+    let inserted = insert_all(conn, pen, tenant, &begun, &mut told).await?;
     known.extend(&inserted);
 
     // What is neither new nor ended now was there before, or is kept out by another session of its call.
     let left: Vec<&Entry> = entries.iter().filter(|entry| !known.contains(&entry.session)).collect();
     let there = existing(conn, tenant, &left).await?;
     let begun = |entry: &&&Entry| entry.opening.is_some() && there.contains(&entry.session);
-    end_all(conn, tenant, endings(left.iter().filter(begun).copied())).await?;
+    end_all(conn, pen, tenant, endings(left.iter().filter(begun).copied()), &mut told).await?;
+    events::insert(conn, told).await?;
     let keep_out = active_of_calls(conn, tenant, left.iter().filter(|entry| !there.contains(&entry.session))).await?;
 
     let fate = |entry: &Entry| match &entry.opening {
@@ -93,7 +100,13 @@ pub(super) async fn write(
 }
 
 /// See [`History::displace`](super::super::History::displace).
-pub(super) async fn displace(conn: &mut Connection, tenant: TenantId, entry: Entry, now: Timestamp) -> Result<Written> {
+pub(super) async fn displace(
+    conn: &mut Connection,
+    pen: &Pen,
+    tenant: TenantId,
+    entry: Entry,
+    now: Timestamp,
+) -> Result<Written> {
     let Some(opening) = entry.opening.clone() else { return Ok(Written::Missing) };
     one_at_a_time(conn, tenant).await?;
     for _ in 0..OPEN_ATTEMPTS {
@@ -117,24 +130,17 @@ pub(super) async fn displace(conn: &mut Connection, tenant: TenantId, entry: Ent
                 ending = Some(Ending { outcome: Outcome::LeaseExpired, at });
             }
             _ => {
-                let outcome = Outcome::LeaseExpired;
-                query!(conn, c => diesel::update(others)
-                    .set((
-                        sessions::status.eq(outcome.status().as_str()),
-                        sessions::outcome.eq(outcome.as_str()),
-                        sessions::ended_at.eq(opening.started_at),
-                        sessions::version.eq(sessions::version + 1),
-                    ))
-                    .execute(c)
-                    .await)?;
+                end_others(conn, pen, tenant, opening.call.as_str(), opening.id, opening.started_at).await?;
             }
         }
-        let row = SessionRow::of(tenant, &as_it_is(&opening, ending))?;
-        if !insert_all(conn, tenant, vec![row]).await?.is_empty() {
+        let (session, mut told) = (as_it_is(&opening, ending), Vec::new());
+        if !insert_all(conn, pen, tenant, &[session], &mut told).await?.is_empty() {
+            events::insert(conn, told).await?;
             return Ok(written);
         }
         if existing(conn, tenant, &[&entry]).await?.contains(&entry.session) {
-            end_all(conn, tenant, endings(std::iter::once(&entry))).await?;
+            end_all(conn, pen, tenant, endings(std::iter::once(&entry)), &mut told).await?;
+            events::insert(conn, told).await?;
             return Ok(Written::Done);
         }
         // Somebody opened another one in between: look again, and see theirs.
@@ -191,17 +197,18 @@ async fn hold_agents(conn: &mut Connection, tenant: TenantId, entries: &[Entry])
     Ok(held.into_iter().map(Into::into).collect())
 }
 
-/// Ends what of these is active, and answers which that were.
+/// Ends what of these is active, and answers which that were; what is to be told of it goes to `told`.
 async fn end_all(
     conn: &mut Connection,
+    pen: &Pen,
     tenant: TenantId,
     endings: Vec<(SessionId, Ending)>,
+    told: &mut Vec<EventRow>,
 ) -> Result<HashSet<SessionId>> {
-    let mut ended = HashSet::new();
     if endings.is_empty() {
-        return Ok(ended);
+        return Ok(HashSet::new());
     }
-    match conn {
+    let ended: Vec<Subject> = match conn {
         Connection::Postgres(pg) => {
             let outcomes = || endings.iter().map(|(_, ending)| ending.outcome);
             let query = diesel::sql_query(END)
@@ -210,10 +217,10 @@ async fn end_all(
                 .bind::<Array<Text>, _>(outcomes().map(|outcome| outcome.status().as_str()).collect::<Vec<_>>())
                 .bind::<Array<Text>, _>(outcomes().map(Outcome::as_str).collect::<Vec<_>>())
                 .bind::<Array<Moment>, _>(endings.iter().map(|(_, ending)| At(ending.at)).collect::<Vec<_>>());
-            let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
-            ended.extend(found.into_iter().map(|found| SessionId::from(found.id)));
+            Prepared(query).load(&mut pg.session).await?
         }
         Connection::Sqlite(sqlite) => {
+            let mut ended = Vec::new();
             for (id, Ending { outcome, at }) in endings {
                 let target =
                     sessions::table.find((tenant, id)).filter(sessions::status.eq(SessionStatus::Active.as_str()));
@@ -222,23 +229,52 @@ async fn end_all(
                     sessions::outcome.eq(outcome.as_str()),
                     sessions::ended_at.eq(at),
                     sessions::version.eq(sessions::version + 1),
+                    sessions::events.eq(sessions::events + OF_END),
                 ));
-                if Prepared(update).execute(&mut *sqlite).await? == 1 {
-                    ended.insert(id);
-                }
+                let update = Prepared(update.returning(Subject::as_returning()));
+                ended.extend(update.get_result(&mut *sqlite).await.optional()?);
             }
+            ended
         }
+    };
+    for subject in &ended {
+        told.extend(subject.end(pen, tenant)?);
     }
-    Ok(ended)
+    Ok(ended.into_iter().map(|subject| subject.id.into()).collect())
 }
 
-/// Writes rows, whether their agents exist or not, and answers which are new: not those whose session, lease or active
-/// call is there already.
-async fn insert_all(conn: &mut Connection, tenant: TenantId, rows: Vec<SessionRow>) -> Result<HashSet<SessionId>> {
-    let mut inserted = HashSet::new();
-    if rows.is_empty() {
-        return Ok(inserted);
+/// Writes sessions, whether their agents exist or not, and answers which are new: not those whose session, lease or
+/// active call is there already. What is to be told of them goes to `told`.
+async fn insert_all(
+    conn: &mut Connection,
+    pen: &Pen,
+    tenant: TenantId,
+    begun: &[Session],
+    told: &mut Vec<EventRow>,
+) -> Result<HashSet<SessionId>> {
+    if begun.is_empty() {
+        return Ok(HashSet::new());
     }
+    let mut rows = Vec::with_capacity(begun.len());
+    for session in begun {
+        rows.push(SessionRow::of(tenant, session)?);
+    }
+    let subjects: Vec<Subject> = rows.iter().map(Subject::from).collect();
+    let inserted = insert_rows(conn, tenant, rows).await?;
+    for (session, subject) in begun.iter().zip(subjects) {
+        if inserted.contains(&session.id) {
+            told.extend(subject.rows(pen, tenant, Event::of_life(session))?);
+        }
+    }
+    Ok(inserted)
+}
+
+async fn insert_rows(
+    conn: &mut Connection,
+    tenant: TenantId,
+    rows: Vec<SessionRow>,
+) -> QueryResult<HashSet<SessionId>> {
+    let mut inserted = HashSet::new();
     match conn {
         Connection::Postgres(pg) => {
             macro_rules! column {
@@ -269,7 +305,8 @@ async fn insert_all(conn: &mut Connection, tenant: TenantId, rows: Vec<SessionRo
                 .bind::<Array<BigInt>, _>(column!(version: i64))
                 .bind::<Array<BigInt>, _>(column!(lease_ttl_ms: i64))
                 .bind::<Array<Document>, _>(column!(record: Json))
-                .bind::<Array<Nullable<Moment>>, _>(column!(ends_at: Option<At>));
+                .bind::<Array<Nullable<Moment>>, _>(column!(ends_at: Option<At>))
+                .bind::<Array<BigInt>, _>(column!(events: i64));
             let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
             inserted.extend(found.into_iter().map(|found| SessionId::from(found.id)));
         }

@@ -325,13 +325,14 @@ async fn counting_proxy(url: &str) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opening_changing_and_ending_a_session_take_three_round_trips_each() {
+async fn changing_a_session_takes_three_round_trips_and_one_more_where_events_tell_of_it() {
     let (url, trips) = counting_proxy(&fresh_database()).await;
     let stores = Stores::of(connect(&url, PoolSettings { max_connections: 1, ..PoolSettings::default() }), None);
     let tenant = stores.tenant().await;
     let agent = stores.agent(tenant).await.id;
-    // The first time, each statement is prepared. The others: BEGIN with the tenant's reach, the statement, COMMIT.
-    for (on, expected) in [("first", None), ("second", Some([3, 3, 3]))] {
+    // The first time, each statement is prepared. The others: BEGIN with the tenant's reach, the statement, the events of
+    // a beginning or an end, COMMIT.
+    for (on, expected) in [("first", None), ("second", Some([4, 3, 4]))] {
         let session = session(tenant, agent, on);
         let before = trips.load(Ordering::SeqCst);
         stores.sessions.open(tenant, &session).await.expect("opened");

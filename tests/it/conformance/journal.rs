@@ -19,7 +19,9 @@ use voxgate::{
         voice_agent::Spec,
     },
     redis::{Redis, RedisSettings},
-    sessions::{Entry, History, Journal, JournalSettings, Place, Routings, SessionStore, SqlSessionStore, Written},
+    sessions::{
+        Entry, EventNews, History, Journal, JournalSettings, Place, Routings, SessionStore, SqlSessionStore, Written,
+    },
 };
 
 use super::{
@@ -110,7 +112,7 @@ impl Home {
         tenant: TenantId,
         agent: VoiceAgentId,
     ) -> Self {
-        let sql = Arc::new(SqlSessionStore::new(stores.db.clone()));
+        let sql = Arc::new(SqlSessionStore::new(stores.db.clone(), Env::system(), EventNews::default()));
         let place = spool.clone().map_or(Place::Database, |spool| Place::Spool(spool));
         let settings = JournalSettings { max_entries: 2_000, orphan_after_ms: 1, ..JournalSettings::default() };
         let routings = Arc::new(Revisions(stores.agents.clone()));

@@ -6,6 +6,7 @@
 mod audit_store;
 mod command_bus;
 mod database;
+mod event_store;
 mod fence;
 mod journal;
 mod operation_store;
@@ -38,7 +39,10 @@ use voxgate::{
         tenant::{Tenant, TenantDraft},
         voice_agent::{Draft, Spec, Status, VoiceAgent},
     },
-    sessions::{AuditStore, OperationStore, SessionStore, SqlAuditStore, SqlOperationStore, SqlSessionStore},
+    sessions::{
+        AuditStore, EventNews, EventStore, OperationStore, SessionStore, SqlAuditStore, SqlEventStore,
+        SqlOperationStore, SqlSessionStore,
+    },
     tenants::{SqlTenantStore, TenantStore},
 };
 
@@ -72,6 +76,7 @@ struct Stores {
     agents: Arc<dyn VoiceAgentStore>,
     sessions: Arc<dyn SessionStore>,
     operations: Arc<dyn OperationStore>,
+    events: Arc<dyn EventStore>,
     audit: Arc<dyn AuditStore>,
     /// The SQLite file's, deleted with this.
     _folder: Option<TempDir>,
@@ -94,8 +99,9 @@ impl Stores {
         Self {
             tenants: Arc::new(SqlTenantStore::new(db.clone())),
             agents: Arc::new(SqlVoiceAgentStore::new(db.clone())),
-            sessions: Arc::new(SqlSessionStore::new(db.clone())),
-            operations: Arc::new(SqlOperationStore::new(db.clone(), Env::system())),
+            sessions: Arc::new(SqlSessionStore::new(db.clone(), Env::system(), EventNews::default())),
+            operations: Arc::new(SqlOperationStore::new(db.clone(), Env::system(), EventNews::default())),
+            events: Arc::new(SqlEventStore::new(db.clone())),
             audit: Arc::new(SqlAuditStore::new(db.clone())),
             db,
             _folder: folder,

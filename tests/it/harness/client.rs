@@ -57,6 +57,12 @@ impl Caller {
         Self::by(&endpoint.tls_config(config).expect("certificates"))
     }
 
+    /// Takes no more from a stream than it has room for, which is little.
+    pub(crate) fn narrow(addr: &str, credential: &str) -> Self {
+        let endpoint = Endpoint::from_shared(addr.to_owned()).expect("an address");
+        Self::by(&endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535)).with(credential)
+    }
+
     fn by(endpoint: &Endpoint) -> Self {
         Self { channel: endpoint.connect_lazy(), bearer: Bearer(None) }
     }
@@ -114,12 +120,19 @@ impl Caller {
     pub(crate) async fn ask(&self, path: &str, request: Vec<u8>) -> Result<Vec<u8>, Status> {
         let mut grpc = Grpc::new(self.service());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path_is_watch = path.ends_with("/WatchEvents");
         let path: PathAndQuery = path.parse().expect("a path");
         // A unary RPC is a stream of one message each way, so this one call serves all four kinds.
         let messages = tokio_stream::once(request);
         let mut answers: Streaming<Vec<u8>> =
             grpc.streaming(Request::new(messages), path, Verbatim).await?.into_inner();
-        Ok(answers.message().await?.unwrap_or_default())
+        let first = answers.message();
+        // A watch of events has begun once it is answered; that there are any is not said.
+        if path_is_watch {
+            let soon = tokio::time::timeout(Duration::from_millis(300), first).await;
+            return Ok(soon.unwrap_or(Ok(None))?.unwrap_or_default());
+        }
+        Ok(first.await?.unwrap_or_default())
     }
 }
 

@@ -5,6 +5,7 @@ mod audit;
 mod behavior_rules;
 mod credentials;
 pub(crate) mod descriptors;
+mod events;
 mod field_rules;
 mod forgeries;
 mod freshness;

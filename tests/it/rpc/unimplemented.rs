@@ -12,7 +12,6 @@ on_both_backends!(exactly_these_rpcs_are_not_implemented);
 pub(super) const UNIMPLEMENTED: &[&str] = &[
     "SessionService/CompleteSession",
     "SessionService/CreateSession",
-    "SessionService/WatchEvents",
     "TenantService/CreateWebhookEndpoint",
     "TenantService/DeleteWebhookEndpoint",
     "TenantService/ListDeadLetters",
