@@ -53,8 +53,18 @@ trap 'exit 130' INT TERM
 set -- $(perl -MIO::Socket::INET -e 'print map { $_->sockport . "\n" }
     map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") } 1 .. 4')
 addr=127.0.0.1:$1
-unset VOXGATE_CONFIG VOXGATE_DATABASE_URL VOXGATE_REDIS_URL VOXGATE_KEY
+unset VOXGATE_DATABASE_URL VOXGATE_REDIS_URL VOXGATE_KEY
 export VOXGATE_GRPC_ADDR="$addr" VOXGATE_ADMIN_ADDR="127.0.0.1:$2" VOXGATE_DATA_DIR="$dir/data"
+# What is answered is looked at here, not how soon: a machine of many tenants may stand still for seconds.
+export VOXGATE_CONFIG="$dir/voxgate.toml"
+cat >"$VOXGATE_CONFIG" <<'TOML'
+[database]
+acquire_timeout_ms = 20_000
+statement_timeout_ms = 20_000
+[redis]
+command_timeout_ms = 20_000
+connect_timeout_ms = 20_000
+TOML
 postgres_port=$3
 redis_port=$4
 
