@@ -9,6 +9,7 @@ mod faults;
 mod fuzz_corpus;
 mod harness;
 mod history;
+mod lives;
 mod outage;
 mod pauses;
 mod recovery;

@@ -1,4 +1,7 @@
 //! That the history of calls is whole, whatever was away or killed while they came and went.
+//!
+//! `VOXGATE_OUTAGE_SECONDS` keeps the database away for that long, and has 200 calls a second admitted meanwhile; without it
+//! they are admitted as fast as they may for a few seconds.
 
 use std::{
     collections::HashMap,
@@ -16,16 +19,22 @@ use voxgate::proto::v1::{
     SessionOutcome, SessionStatus, Slot, VoiceAgent, control_message::Message as Heard, get_session_request,
 };
 
-use crate::harness::{
-    client::{Explained as _, granted, refused},
-    postgres::{self, PrivatePostgres},
-    raw_node::{RawNode, hello},
-    redis::PrivateRedis,
-    server::TestServer,
-    world::{World, acquire, seconds, unique},
+use crate::{
+    harness::{
+        client::{Explained as _, granted, refused},
+        postgres::{self, PrivatePostgres},
+        raw_node::{RawNode, hello},
+        redis::PrivateRedis,
+        server::TestServer,
+        watch::{Watch, assert_in_order, from_beginning, text, types},
+        world::{World, acquire, seconds, unique},
+    },
+    history::number,
 };
 
 const CALLERS: usize = 24;
+/// Of all callers together, where a pace is asked for.
+const CALLS_A_SECOND: u32 = 200;
 
 /// Two replicas on stores of the test's own.
 struct Pair {
@@ -59,6 +68,8 @@ impl Pair {
 struct Tally {
     begun: AtomicUsize,
     stop: AtomicBool,
+    /// Between two calls of one caller.
+    pace: Option<Duration>,
 }
 
 /// How a call was left: its session, and how it ended if it did.
@@ -89,7 +100,11 @@ where
 async fn caller(worlds: [World; 2], agent: String, tally: Arc<Tally>, number: usize) -> Vec<Left> {
     let outcomes = [SessionOutcome::CallerHangup, SessionOutcome::Completed, SessionOutcome::TransferredE164];
     let mut left = Vec::new();
+    let mut beat = tally.pace.map(tokio::time::interval);
     for round in number.. {
+        if let Some(beat) = &mut beat {
+            beat.tick().await;
+        }
         if tally.stop.load(Ordering::Relaxed) {
             break;
         }
@@ -161,8 +176,35 @@ async fn all_is_there(pair: &Pair, left: &[Left], survivor: &World) {
         assert_eq!((session.call_id.as_str(), session.outcome()), (slot.call_id.as_str(), outcome.unwrap_or_default()));
         assert_eq!(session.status() == SessionStatus::Active, outcome.is_none(), "{session:?}");
     }
+    every_story_is_told(left, survivor).await;
     let held = left.iter().filter(|(_, outcome)| outcome.is_none()).count();
     assert_eq!(survivor.usage(&pair.agent.id).await.used, i32::try_from(held).expect("few"));
+}
+
+/// The events of every session, in order: its beginning, and its end if it has one.
+async fn every_story_is_told(left: &[Left], survivor: &World) {
+    const BEGINNING: [&str; 2] = ["call.started", "ai_session.started"];
+    const WHOLE: [&str; 4] = [BEGINNING[0], BEGINNING[1], "ai_session.ended", "call.ended"];
+    let events_of = |(_, outcome): &Left| outcome.map_or(BEGINNING.len(), |_| WHOLE.len());
+    let warm_ups = 2 * WHOLE.len();
+    let expected = left.iter().map(events_of).sum::<usize>() + warm_ups;
+    let events = Watch::of(&survivor.caller, from_beginning()).await.take(expected).await;
+    assert_in_order(&events);
+    let mut stories = HashMap::<String, Vec<_>>::new();
+    for event in events {
+        stories.entry(text(&event, "session_id")).or_default().push(event);
+    }
+    for (slot, outcome) in left {
+        let story = &stories[&slot.session_id];
+        match outcome {
+            None => assert_eq!(types(story), BEGINNING),
+            Some(outcome) => {
+                assert_eq!(types(story), WHOLE);
+                assert_eq!(text(&story[3], "outcome"), name(*outcome));
+            }
+        }
+    }
+    eprintln!("{expected} events, all in order");
 }
 
 /// Waits until each caller has begun five calls more, about.
@@ -177,7 +219,11 @@ async fn many_more(tally: &Tally) {
 /// Load on both replicas, in the midst of which the database goes and the second replica is killed.
 async fn outage(take_away: impl Fn(&mut PrivatePostgres), bring_back: impl Fn(&mut PrivatePostgres)) {
     let mut pair = Pair::start().await;
-    let tally = Arc::new(Tally::default());
+    let long = number("VOXGATE_OUTAGE_SECONDS").map(Duration::from_secs);
+    let pace = long.map(|_| Duration::from_secs(1) * u32::try_from(CALLERS).expect("few") / CALLS_A_SECOND);
+    // At least for as long as the first attempts to write take.
+    let away_for = long.unwrap_or(Duration::from_secs(3));
+    let tally = Arc::new(Tally { pace, ..Tally::default() });
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| tokio::spawn(caller(pair.worlds.clone(), pair.agent.id.clone(), tally.clone(), number)))
         .collect();
@@ -185,12 +231,15 @@ async fn outage(take_away: impl Fn(&mut PrivatePostgres), bring_back: impl Fn(&m
     tokio::task::block_in_place(|| take_away(&mut pair.postgres));
     let (gone, before) = (Instant::now(), tally.begun.load(Ordering::Relaxed));
     let meanwhile = || tally.begun.load(Ordering::Relaxed) - before;
-    // At least for as long as the first attempts to write take.
-    while meanwhile() < 5 * CALLERS || gone.elapsed() < Duration::from_secs(3) {
-        assert!(gone.elapsed() < Duration::from_secs(30), "calls are admitted without the database: {}", meanwhile());
+    while meanwhile() < 5 * CALLERS || gone.elapsed() < away_for {
+        assert!(
+            gone.elapsed() < away_for + Duration::from_secs(27),
+            "calls are admitted without the database: {}",
+            meanwhile()
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let meanwhile = meanwhile();
+    let (meanwhile, gone) = (meanwhile(), gone.elapsed());
     pair.servers[1].kill();
     many_more(&tally).await;
     tokio::task::block_in_place(|| bring_back(&mut pair.postgres));
@@ -200,8 +249,10 @@ async fn outage(take_away: impl Fn(&mut PrivatePostgres), bring_back: impl Fn(&m
     for caller in callers {
         left.extend(caller.await.expect("a caller saw nothing but outages"));
     }
-    eprintln!("{} calls, {meanwhile} of them without the database", left.len());
+    eprintln!("{} calls, {meanwhile} of them in {gone:.1?} without the database", left.len());
+    let stopped = Instant::now();
     all_is_there(&pair, &left, &pair.worlds[0]).await;
+    eprintln!("all of it was there {:.1?} after the last call", stopped.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,4 +15,5 @@ pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod server;
 pub(crate) mod token;
+pub(crate) mod watch;
 pub(crate) mod world;

@@ -102,6 +102,13 @@ impl TestServer {
         server
     }
 
+    /// `voxgate dev` once more, on the files of one that was killed.
+    pub(crate) fn embedded_after(killed: &Self) -> Self {
+        let dir = Process::folder("dev");
+        std::fs::rename(killed.data_dir(), dir.join("data")).expect("moved");
+        Self::dev(dir, &["dev"], &[])
+    }
+
     /// `voxgate dev` under the limits of a TOML file.
     pub(crate) fn embedded_with(limits: &str) -> Self {
         let dir = Process::folder("dev");

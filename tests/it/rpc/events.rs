@@ -1,11 +1,8 @@
 //! SessionService.WatchEvents: what callers see of a tenant's events, live and from any of them on.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 use voxgate::{
     domain::{Env, ids::EventId},
     proto::v1::{
@@ -21,6 +18,7 @@ use crate::harness::{
     pair::Pair,
     raw_node::{RawNode, hello},
     server::{Backend, TestServer},
+    watch::{Watch, after, assert_in_order, from_beginning, ids, is_end, replayed, text, told_of, types},
     world::{World, acquire, eventually, on_both_backends, seconds, unique},
 };
 
@@ -36,94 +34,6 @@ on_both_backends!(
     a_watch_ends_soon_after_its_key_was_revoked,
     a_watch_begins_although_nothing_happens,
 );
-
-/// A stream of WatchEvents, read event by event.
-struct Watch(Streaming<Event>);
-
-fn from_beginning() -> WatchEventsRequest {
-    WatchEventsRequest { from_beginning: true, ..WatchEventsRequest::default() }
-}
-
-fn after(event: &Event) -> WatchEventsRequest {
-    WatchEventsRequest { after_event_id: event.id.clone(), ..WatchEventsRequest::default() }
-}
-
-impl Watch {
-    async fn of(caller: &Caller, request: WatchEventsRequest) -> Self {
-        Self(granted(caller.sessions().watch_events(request).await))
-    }
-
-    async fn live(world: &World) -> Self {
-        Self::of(&world.caller, WatchEventsRequest::default()).await
-    }
-
-    async fn next(&mut self) -> Event {
-        let next = tokio::time::timeout(Duration::from_secs(30), self.0.message()).await.expect("something is told");
-        next.expect("an event").expect("no end")
-    }
-
-    async fn take(&mut self, count: usize) -> Vec<Event> {
-        let mut events = Vec::new();
-        while events.len() < count {
-            events.push(self.next().await);
-        }
-        events
-    }
-
-    /// As far as the event for which that is so.
-    async fn until(&mut self, is_last: impl Fn(&Event) -> bool) -> Vec<Event> {
-        let mut events = vec![self.next().await];
-        while !events.last().is_some_and(&is_last) {
-            events.push(self.next().await);
-        }
-        events
-    }
-
-    /// The error that ends it.
-    async fn error(&mut self) -> Status {
-        loop {
-            let next = tokio::time::timeout(Duration::from_secs(30), self.0.message()).await.expect("an end");
-            match next {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended without a word"),
-                Err(status) => return status,
-            }
-        }
-    }
-}
-
-fn text(event: &Event, field: &str) -> String {
-    let fields = &event.data.as_ref().expect("data").fields;
-    match fields.get(field).and_then(|value| value.kind.as_ref()) {
-        Some(prost_types::value::Kind::StringValue(text)) => text.clone(),
-        other => panic!("{field} of {event:?} is {other:?}"),
-    }
-}
-
-fn types(events: &[Event]) -> Vec<&str> {
-    events.iter().map(|event| event.r#type.as_str()).collect()
-}
-
-fn ids(events: &[Event]) -> Vec<&str> {
-    events.iter().map(|event| event.id.as_str()).collect()
-}
-
-/// Whatever their order is, it is one: positions rise, and each session's events come by number, from 1 on.
-fn assert_in_order(events: &[Event]) {
-    let mut numbers = HashMap::<String, i64>::new();
-    for pair in events.windows(2) {
-        assert!(pair[0].sequence < pair[1].sequence, "{pair:?}");
-    }
-    for event in events {
-        let last = numbers.entry(text(event, "session_id")).or_default();
-        assert_eq!(event.session_sequence, *last + 1, "{event:?}");
-        *last = event.session_sequence;
-    }
-}
-
-fn is_end(event: &Event) -> bool {
-    event.r#type == "call.ended"
-}
 
 /// A call on the tenant's agent that begins and ends: four events.
 async fn life(world: &World, agent: &str) -> Slot {
@@ -384,27 +294,6 @@ async fn faulty_watches_are_refused_by_name(world: World) {
     refused(answer, Code::PermissionDenied, "SCOPE_REQUIRED");
 }
 
-/// What the events of a session make of it.
-fn replayed(events: &[Event]) -> (SessionStatus, SessionOutcome, bool) {
-    let (mut status, mut outcome, mut answered) = (SessionStatus::Unspecified, SessionOutcome::Unspecified, false);
-    for event in events {
-        match event.r#type.as_str() {
-            "ai_session.started" => status = SessionStatus::Active,
-            "call.answered" => answered = true,
-            "ai_session.ended" => {
-                let word = text(event, "outcome");
-                outcome = SessionOutcome::from_str_name(&format!("SESSION_OUTCOME_{word}")).expect("an outcome");
-                status = match outcome {
-                    SessionOutcome::LeaseExpired | SessionOutcome::NodeLost => SessionStatus::Expired,
-                    _ => SessionStatus::Ended,
-                };
-            }
-            _ => {}
-        }
-    }
-    (status, outcome, answered)
-}
-
 async fn the_events_of_a_life_end_as_its_session_does(world: World) {
     let mut watch = Watch::live(&world).await;
     let (node, _) = RawNode::welcomed(&world, hello(&world, &unique("node"))).await;
@@ -446,11 +335,10 @@ async fn the_events_of_a_life_end_as_its_session_does(world: World) {
         let session: Session = world.session(slot).await;
         let life = &lives[&slot.session_id];
         assert_in_order(life);
-        let told = (session.status(), session.outcome(), session.answered_at.is_some());
-        assert_eq!(replayed(life), told, "{:?}", types(life));
+        assert_eq!(replayed(life), told_of(&session), "{:?}", types(life));
     }
-    assert_eq!(replayed(&lives[&alive.session_id]).0, SessionStatus::Active);
-    assert_eq!(replayed(&lives[&orphan.session_id]).1, SessionOutcome::AgentDeleted);
+    assert_eq!(replayed(&lives[&alive.session_id]).status(), SessionStatus::Active);
+    assert_eq!(replayed(&lives[&orphan.session_id]).outcome(), SessionOutcome::AgentDeleted);
     assert!(types(&lives[&transferred.session_id]).contains(&"ai_session.transferred"));
     drop(obedient);
 }
