@@ -54,7 +54,7 @@ impl Calls {
     }
 
     /// So many verbs a second may be asked of one call, on all replicas together.
-    async fn check_rate(&self, principal: &Principal, call: &CallId) -> Result<()> {
+    pub(super) async fn check_rate(&self, principal: &Principal, call: &CallId) -> Result<()> {
         let digest = Sha256::of(format!("{}|{call}", principal.tenant()));
         let id = digest.as_bytes().first_chunk().map_or(uuid::Uuid::nil(), |half| uuid::Uuid::from_bytes(*half));
         let rate = Rate::per_second(self.settings.verbs_per_second);

@@ -12,6 +12,7 @@ mod admit;
 mod audit;
 mod authorize;
 mod await_slot;
+mod complete_session;
 mod control;
 mod credential;
 mod delete_agent;
@@ -45,7 +46,7 @@ pub use self::{
     node_stream::{NodeStream, Welcome},
     recovery::SessionLiveCalls,
     renew::Presented,
-    session::Target,
+    session::{Target, Whole},
     watch_events::{EventWatch, WatchFrom},
     watch_usage::UsageWatch,
 };

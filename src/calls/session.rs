@@ -9,6 +9,7 @@ use crate::{
         ids::{CallId, SessionId},
         principal::Principal,
         session::{LogEntry, Outcome, Session},
+        transcript::Posted,
     },
     tenants::{Revocation, Revoked},
 };
@@ -18,6 +19,15 @@ use crate::{
 pub enum Target {
     Session(SessionId),
     Call(CallId),
+}
+
+/// A session with all that is kept apart from it.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pub session: Session,
+    /// What verbs have logged, oldest first.
+    pub log: Vec<LogEntry>,
+    pub posted: Option<Posted>,
 }
 
 impl Target {
@@ -56,14 +66,38 @@ impl Calls {
         Ok(self.with_expiry(session).await)
     }
 
-    /// As [`Calls::session`], with what verbs have logged.
-    pub async fn session_with_log(&self, principal: &Principal, target: Target) -> Result<(Session, Vec<LogEntry>)> {
+    /// As [`Calls::session`], with what is kept apart from it.
+    pub async fn whole_session(&self, principal: &Principal, target: Target) -> Result<Whole> {
         let session = self.session(principal, target).await?;
-        let log = match session.record.log_entries {
-            0 => Vec::new(),
-            _ => self.operations.log(session.tenant, session.id).await?,
+        let log = self.log_of(&session).await?;
+        let posted = match session.record.posted {
+            true => self.sessions.posted(session.tenant, session.id).await?,
+            false => None,
         };
-        Ok((session, log))
+        Ok(Whole { session, log, posted })
+    }
+
+    pub(super) async fn log_of(&self, session: &Session) -> Result<Vec<LogEntry>> {
+        match session.record.log_entries {
+            0 => Ok(Vec::new()),
+            _ => self.operations.log(session.tenant, session.id).await,
+        }
+    }
+
+    /// The session, if `principal` may end it. Notes which it is.
+    pub(super) async fn session_to_end(
+        &self,
+        principal: &Principal,
+        target: &Target,
+        attempt: &mut Attempt,
+    ) -> Result<Session> {
+        let session = self.session(principal, target.clone()).await?;
+        if principal.sandbox() && !session.sandbox {
+            // A sandbox key's hands do not reach a live call.
+            return Err(target.unknown());
+        }
+        (attempt.call, attempt.session) = (Some(session.call.clone()), Some(session.id));
+        Ok(session)
     }
 
     /// The session with its lease's expiry as the slot store has it. The row's is as old as the last sweep, and will do
@@ -104,12 +138,7 @@ impl Calls {
         let (calls, principal) = (self.clone(), principal.clone());
         self.to_the_end(async move {
             let end = async {
-                let session = calls.session(&principal, target.clone()).await?;
-                if principal.sandbox() && !session.sandbox {
-                    // A sandbox key's hands do not reach a live call.
-                    return Err(target.unknown());
-                }
-                (attempt.call, attempt.session) = (Some(session.call.clone()), Some(session.id));
+                let session = calls.session_to_end(&principal, &target, &mut attempt).await?;
                 calls.end_at_word(session, outcome.unwrap_or(Outcome::Completed)).await
             };
             let end = end.await;
@@ -118,7 +147,7 @@ impl Calls {
         .await
     }
 
-    async fn end_at_word(&self, session: Session, outcome: Outcome) -> Result<Session> {
+    pub(super) async fn end_at_word(&self, session: Session, outcome: Outcome) -> Result<Session> {
         match self.finish(&session, outcome, Node::Tell).await? {
             Some(ended) => Ok(ended),
             None => {

@@ -20,7 +20,7 @@ use crate::domain::{Env, Result, clock::Timestamp};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionSettings {
-    /// Days that a session is kept after its end, with its log and its operations (default 90).
+    /// Days that a session is kept after its end, with its log, its operations and what was posted of it (default 90).
     pub sessions_days: u64,
     /// Days that an event can be read (default 7: what WatchEvents promises).
     pub events_days: u64,
@@ -174,7 +174,7 @@ impl Database {
 /// The same sessions for each of the statements of a batch.
 const SESSION_ORDER: &str = "ORDER BY ended_at, tenant_id, id";
 
-/// What is known of the sessions that go next.
+/// What is known of the sessions that go next. What was posted of them goes by its foreign key.
 async fn remove_with_sessions(conn: &mut Connection, before: Timestamp) -> Result<()> {
     let old = Kind::Sessions.is_old();
     for (table, of_session, session) in [

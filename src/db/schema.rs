@@ -180,6 +180,19 @@ table! {
 }
 
 table! {
+    use diesel::sql_types::Nullable;
+    use crate::db::types::{Document, Id};
+
+    session_results (tenant_id, session_id) {
+        tenant_id -> Id,
+        session_id -> Id,
+        transcript -> Document,
+        results -> Nullable<Document>,
+        warnings -> Document,
+    }
+}
+
+table! {
     use diesel::sql_types::Bool;
     use crate::db::types::{Id, Moment};
 
@@ -241,6 +254,7 @@ allow_tables_to_appear_in_same_query!(
     voice_agent_create_requests,
     sessions,
     session_log,
+    session_results,
     events,
     event_sequences,
     revoked_tokens,

@@ -251,6 +251,9 @@ pub struct Record {
     pub log_entries: u64,
     #[serde(skip_serializing_if = "is_zero")]
     pub log_bytes: u64,
+    /// Whether a transcript and results were posted, which are kept apart.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub posted: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]

@@ -34,6 +34,9 @@ use crate::{
 
 /// Bytes of one message, either way.
 const MESSAGE_MAX_BYTES: usize = 256 * 1024;
+/// Of a session with its log, transcript and results: what came in messages of the size above, one after the other, goes
+/// out in one. Clients take 4 MiB by default.
+const SESSION_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// The five services.
 pub const SERVICES: [&str; 5] = [
@@ -59,15 +62,18 @@ impl Api {
     pub fn add_to(self, routes: Routes) -> Routes {
         macro_rules! limited {
             ($server:ident) => {
+                limited!($server, MESSAGE_MAX_BYTES)
+            };
+            ($server:ident, $answer_max_bytes:expr) => {
                 $server::new(self.clone())
                     .max_decoding_message_size(MESSAGE_MAX_BYTES)
-                    .max_encoding_message_size(MESSAGE_MAX_BYTES)
+                    .max_encoding_message_size($answer_max_bytes)
             };
         }
         routes
             .add_service(limited!(VoiceAgentServiceServer))
             .add_service(limited!(AdmissionServiceServer))
-            .add_service(limited!(SessionServiceServer))
+            .add_service(limited!(SessionServiceServer, SESSION_MAX_BYTES))
             .add_service(limited!(MediaNodeServiceServer))
             .add_service(limited!(TenantServiceServer))
     }

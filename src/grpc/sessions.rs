@@ -7,9 +7,10 @@ use super::{
     Api, Incoming,
     convert::{
         audit::{read_audit_list, write_audit_list},
+        completion::{read_completion, write_whole},
         event::{read_watch, write_event},
         read,
-        session::{read_outcome, write, write_operation, write_with_log},
+        session::{read_outcome, write, write_operation},
         session_list::{read_session_list, write_session_list},
         value::timestamp,
     },
@@ -20,11 +21,13 @@ use crate::{
         Error, Result as Answer,
         ids::OperationId,
         session::Outcome,
+        transcript::Completion,
         violations::{Fault, Violations},
     },
     proto::v1::{
-        self, end_session_request::Target as EndTarget, get_session_request::Target as GetTarget,
-        revoke_token_request::Target as RevokeTarget, session_service_server::SessionService,
+        self, complete_session_request::Target as CompleteTarget, end_session_request::Target as EndTarget,
+        get_session_request::Target as GetTarget, revoke_token_request::Target as RevokeTarget,
+        session_service_server::SessionService,
     },
     tenants::{Revocation, Revoked},
 };
@@ -37,8 +40,8 @@ impl SessionService for Api {
             GetTarget::SessionId(id) => (Some(id), None),
             GetTarget::CallId(call) => (None, Some(call)),
         });
-        let (session, log) = self.calls.session_with_log(&principal, read_target(target)?).await?;
-        Ok(Response::new(write_with_log(&session, &log)))
+        let whole = self.calls.whole_session(&principal, read_target(target)?).await?;
+        Ok(Response::new(write_whole(&whole)))
     }
 
     async fn list_sessions(
@@ -64,6 +67,24 @@ impl SessionService for Api {
         };
         let session = self.calls.end_session(&principal, target, outcome, attempt).await?;
         Ok(Response::new(write(&session)))
+    }
+
+    async fn complete_session(
+        &self,
+        request: Request<v1::CompleteSessionRequest>,
+    ) -> Result<Response<v1::Session>, Status> {
+        let (Incoming { principal, message, .. }, attempt, allowed) = Incoming::attempted(request)?;
+        let attempt = match &message.target {
+            Some(CompleteTarget::SessionId(id)) => attempt.at(id),
+            Some(CompleteTarget::CallId(call)) => attempt.on(call),
+            None => attempt,
+        };
+        let (target, completion) = match allowed.and_then(|()| read_complete(message)) {
+            Ok(read) => read,
+            Err(refusal) => return Err(self.calls.denied(attempt, refusal).await.into()),
+        };
+        let whole = self.calls.complete_session(&principal, target, completion, attempt).await?;
+        Ok(Response::new(write_whole(&whole)))
     }
 
     async fn revoke_token(
@@ -127,6 +148,17 @@ fn read_end(wire: v1::EndSessionRequest) -> Answer<(Target, Option<Outcome>)> {
     });
     let target = read_target_into(target, &mut faults);
     Ok(faults.into_result(target.map(|target| (target, outcome)))?)
+}
+
+fn read_complete(wire: v1::CompleteSessionRequest) -> Answer<(Target, Completion)> {
+    let mut faults = Violations::default();
+    let target = wire.target.map(|target| match target {
+        CompleteTarget::SessionId(id) => (Some(id), None),
+        CompleteTarget::CallId(call) => (None, Some(call)),
+    });
+    let target = read_target_into(target, &mut faults);
+    let completion = read_completion(wire.transcript, wire.results, &mut faults);
+    Ok(faults.into_result(target.zip(completion))?)
 }
 
 fn read_revoked(target: Option<RevokeTarget>) -> Answer<Revoked> {

@@ -38,6 +38,7 @@ use crate::domain::{
     page::{Cursor, PageRequest},
     session::{Outcome, Routing, Session, SessionStatus},
     session_filter::SessionFilter,
+    transcript::Posted,
 };
 
 #[derive(Debug, Clone)]
@@ -104,6 +105,13 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// The tenant's sessions that pass the filter, newest first: of two that started at one moment, the one of the
     /// greater id. Their routing is not read, and is [`Routing::unknown`].
     async fn list(&self, tenant: TenantId, filter: SessionFilter, page: PageRequest) -> Result<SessionPage>;
+
+    /// Writes what was posted of a session, in the place of what was before, and answers the session; nothing if there is
+    /// none. Whether it is active does not matter, and stays as it is.
+    async fn post(&self, tenant: TenantId, id: SessionId, posted: &Posted) -> Result<Option<Session>>;
+
+    /// What was posted last of the session.
+    async fn posted(&self, tenant: TenantId, id: SessionId) -> Result<Option<Posted>>;
 
     /// Active sessions of all tenants whose lease was last known to run out before `moment`, the longest overdue
     /// first: the sweep asks the slot store about these.

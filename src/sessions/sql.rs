@@ -7,6 +7,7 @@ mod events;
 mod list;
 mod operation_row;
 mod operations;
+mod results;
 mod row;
 mod write;
 
@@ -28,7 +29,7 @@ use self::{
 use super::{ActiveCall, Entry, EventNews, History, Opened, SessionPage, SessionStore, Written};
 use crate::{
     db::{
-        Database, Prepared, corrupt, query,
+        Database, Prepared, query,
         schema::{sessions, tenants},
         types::{At, Uid},
     },
@@ -40,6 +41,7 @@ use crate::{
         page::PageRequest,
         session::{Outcome, Session, SessionStatus},
         session_filter::SessionFilter,
+        transcript::Posted,
     },
 };
 
@@ -146,6 +148,14 @@ impl SessionStore for SqlSessionStore {
 
     async fn list(&self, tenant: TenantId, filter: SessionFilter, page: PageRequest) -> Result<SessionPage> {
         list::list(&self.db, tenant, filter, page).await
+    }
+
+    async fn post(&self, tenant: TenantId, id: SessionId, posted: &Posted) -> Result<Option<Session>> {
+        results::post(&self.db, tenant, id, posted).await
+    }
+
+    async fn posted(&self, tenant: TenantId, id: SessionId) -> Result<Option<Posted>> {
+        results::read(&self.db, tenant, id).await
     }
 
     async fn due(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {
@@ -273,24 +283,7 @@ impl SessionStore for SqlSessionStore {
     }
 
     async fn statuses(&self, tenant: TenantId, ids: &[SessionId]) -> Result<HashMap<SessionId, SessionStatus>> {
-        let ids: Vec<Uid> = ids.iter().map(|id| Uid::from(*id)).collect();
-        self.db
-            .of(tenant)
-            .run(move |conn| {
-                Box::pin(async move {
-                    let named = sessions::table
-                        .filter(sessions::tenant_id.eq(tenant))
-                        .filter(sessions::id.eq_any(ids))
-                        .select((sessions::id, sessions::status));
-                    let rows: Vec<(Uid, String)> = query!(conn, c => named.load(c).await)?;
-                    let read = |(id, status): (Uid, String)| {
-                        let status = SessionStatus::from_word(&status).ok_or_else(|| corrupt("sessions.status"))?;
-                        Ok((SessionId::from(id), status))
-                    };
-                    rows.into_iter().map(read).collect()
-                })
-            })
-            .await
+        list::statuses(&self.db, tenant, ids).await
     }
 }
 

@@ -1,12 +1,16 @@
 //! What is old goes, whichever replica removes it; what is young or alive stays.
 
-use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
+use diesel::{
+    Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnection, connection::SimpleConnection as _,
+    sql_types::BigInt,
+};
 use secrecy::ExposeSecret as _;
 use tonic::Code;
 use voxgate::{
     node_sim::Behaviour,
     proto::v1::{
-        GetOperationRequest, GetSessionRequest, HoldRequest, ListAuditEntriesRequest, LogRequest, Session, Slot,
+        CompleteSessionRequest, GetOperationRequest, GetSessionRequest, HoldRequest, ListAuditEntriesRequest,
+        LogRequest, Session, Slot, TranscriptRole, TranscriptTurn, complete_session_request,
         get_session_request::Target,
     },
 };
@@ -56,6 +60,28 @@ impl Raw {
             }
         }
     }
+
+    /// Rows of what was posted of sessions.
+    async fn posted(&self) -> i64 {
+        const COUNT: &str = "SELECT count(*) AS count FROM session_results";
+        match self {
+            Self::Postgres(url) => {
+                let superuser = postgres::connect(&postgres::as_superuser(url)).await;
+                superuser.query_one(COUNT, &[]).await.expect("a count").get(0)
+            }
+            Self::Sqlite(file) => {
+                let mut raw = SqliteConnection::establish(file).expect("the file");
+                raw.batch_execute("PRAGMA busy_timeout = 10000").expect("set");
+                diesel::sql_query(COUNT).get_result::<Counted>(&mut raw).expect("a count").count
+            }
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Counted {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
 }
 
 impl Aged {
@@ -88,6 +114,17 @@ impl Aged {
         (slot, answer.operation_id)
     }
 
+    /// Posts of the call's session, which has ended.
+    async fn post(&self, slot: &Slot) {
+        let said = TranscriptTurn { role: TranscriptRole::Caller.into(), text: "Hello".into(), spoken_at: None };
+        let request = CompleteSessionRequest {
+            target: Some(complete_session_request::Target::SessionId(slot.session_id.clone())),
+            transcript: vec![said],
+            results: None,
+        };
+        granted(self.world.caller.sessions().complete_session(request).await);
+    }
+
     async fn session(&self, slot: &Slot) -> Option<Session> {
         let request = GetSessionRequest { target: Some(Target::SessionId(slot.session_id.clone())) };
         self.world.caller.sessions().get_session(request).await.ok().map(tonic::Response::into_inner)
@@ -116,9 +153,11 @@ async fn what_is_old_goes_with_all_that_is_its_own(aged: Aged) {
         (aged.call(&agent).await, aged.call(&agent).await, aged.call(&agent).await);
     for slot in [&old, &young] {
         assert!(aged.world.release(slot).await);
+        aged.post(slot).await;
     }
+    assert_eq!(aged.database.posted().await, 2);
     let entries = aged.audit_entries_of(&old.call_id).await;
-    assert_eq!(entries, 2, "Hold and Log");
+    assert_eq!(entries, 3, "Hold, Log and CompleteSession");
     // Entries cannot be made older, but older ones can be written.
     aged.database.run(&format!(
         "INSERT INTO audit_entries SELECT tenant_id, {{id}}, created_at - {{age}}, actor, action, target, call_id, \
@@ -137,6 +176,8 @@ async fn what_is_old_goes_with_all_that_is_its_own(aged: Aged) {
         (aged.audit_entries_of(&old.call_id).await == entries).then_some(())
     })
     .await;
+    assert_eq!(aged.database.posted().await, 1);
+    assert_eq!(aged.session(&young).await.expect("kept").transcript.len(), 1);
     let operation = |operation_id: &str| GetOperationRequest { operation_id: operation_id.to_owned() };
     let mut sessions = aged.world.caller.sessions();
     refused(sessions.get_operation(operation(&old_hold)).await, Code::NotFound, "OPERATION_NOT_FOUND");

@@ -19,6 +19,7 @@ use crate::{
         page::PageRequest,
         session::{Outcome, Session, SessionStatus},
         session_filter::SessionFilter,
+        transcript::Posted,
     },
     sessions::{ActiveCall, Entry, Opened, SessionPage, SessionStore},
 };
@@ -157,6 +158,18 @@ impl SessionStore for Journal {
             Err(error) => return Err(error),
         }
         self.store.list(tenant, filter, page).await
+    }
+
+    async fn post(&self, tenant: TenantId, id: SessionId, posted: &Posted) -> Result<Option<Session>> {
+        // Its beginning, or its end, may wait to be written.
+        match self.settle_one(tenant, id).await {
+            (Ok(()), _) => self.store.post(tenant, id, posted).await,
+            (Err(Unsettled { why, .. }), _) => Err(why),
+        }
+    }
+
+    async fn posted(&self, tenant: TenantId, id: SessionId) -> Result<Option<Posted>> {
+        self.store.posted(tenant, id).await
     }
 
     async fn due(&self, moment: Timestamp, limit: u16) -> Result<Vec<Session>> {

@@ -4,7 +4,7 @@
 //! with either: whatever the filter, the rows that are read are those of the page, thrice at most. Routings, which hold
 //! behaviors of 150 KiB, are not read.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _, QueryResult, SelectableHelper as _,
@@ -15,7 +15,7 @@ use diesel_async::RunQueryDsl as _;
 use super::row::SessionRow;
 use crate::{
     db::{
-        Connection, Database, query,
+        Connection, Database, corrupt, query,
         schema::sessions,
         types::{At, Json, Uid},
     },
@@ -87,6 +87,31 @@ async fn select(
         }
         rows.order((sessions::started_at.desc(), sessions::id.desc())).limit(i64::from(page.size) + 1).load(c).await
     })
+}
+
+/// See [`SessionStore::statuses`](super::super::SessionStore::statuses).
+pub(super) async fn statuses(
+    db: &Database,
+    tenant: TenantId,
+    ids: &[SessionId],
+) -> Result<HashMap<SessionId, SessionStatus>> {
+    let ids: Vec<Uid> = ids.iter().map(|id| Uid::from(*id)).collect();
+    db.of(tenant)
+        .run(move |conn| {
+            Box::pin(async move {
+                let named = sessions::table
+                    .filter(sessions::tenant_id.eq(tenant))
+                    .filter(sessions::id.eq_any(ids))
+                    .select((sessions::id, sessions::status));
+                let rows: Vec<(Uid, String)> = query!(conn, c => named.load(c).await)?;
+                let read = |(id, status): (Uid, String)| {
+                    let status = SessionStatus::from_word(&status).ok_or_else(|| corrupt("sessions.status"))?;
+                    Ok((SessionId::from(id), status))
+                };
+                rows.into_iter().map(read).collect()
+            })
+        })
+        .await
 }
 
 /// All of a [`SessionRow`] but its routing.

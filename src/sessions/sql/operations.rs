@@ -241,7 +241,7 @@ async fn by_id(conn: &mut Connection, tenant: TenantId, id: OperationId) -> Resu
 }
 
 /// The session, which nobody else changes until the transaction ends.
-async fn held(conn: &mut Connection, tenant: TenantId, id: SessionId) -> Result<Option<Session>> {
+pub(super) async fn held(conn: &mut Connection, tenant: TenantId, id: SessionId) -> Result<Option<Session>> {
     let found = sessions::table.find((tenant, id));
     let row = match conn {
         Connection::Postgres(pg) => found.for_update().select(SessionRow::as_select()).first(&mut pg.session).await,

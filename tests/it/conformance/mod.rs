@@ -12,6 +12,7 @@ mod journal;
 mod operation_store;
 mod rate_limiter;
 mod session_list;
+mod session_results;
 mod session_store;
 mod slot_clock;
 pub(crate) mod slot_fixture;

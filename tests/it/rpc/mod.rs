@@ -3,6 +3,7 @@
 mod admission;
 mod audit;
 mod behavior_rules;
+mod completion;
 mod credentials;
 pub(crate) mod descriptors;
 mod events;

@@ -10,7 +10,6 @@ use crate::harness::world::{World, on_both_backends};
 on_both_backends!(exactly_these_rpcs_are_not_implemented);
 
 pub(super) const UNIMPLEMENTED: &[&str] = &[
-    "SessionService/CompleteSession",
     "SessionService/CreateSession",
     "TenantService/CreateWebhookEndpoint",
     "TenantService/DeleteWebhookEndpoint",
