@@ -3,6 +3,7 @@
 GRPCURL_VERSION=v1.9.4
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
+STANDARDWEBHOOKS_VERSION=1.1.1
 CARGO_FUZZ_VERSION=0.13.2
 # The sanitizers of the compiler are in no stable release.
 FUZZ_TOOLCHAIN=nightly

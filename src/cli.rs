@@ -7,10 +7,10 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agents::Rewrapped,
     config::{CONFIG_VARIABLE, Config, KEY_VARIABLE, LogFormat},
     domain::{
         clock::Timestamp,
+        keyring::Rewrapped,
         tenant::{ApiKeyDraft, Scope, TenantDraft},
     },
     node_sim, proto,

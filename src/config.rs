@@ -25,6 +25,7 @@ use crate::{
     redis::RedisSettings,
     sessions::JournalSettings,
     tenants::MeshSettings,
+    webhooks::WebhookSettings,
 };
 
 /// The variable that names the configuration file.
@@ -158,6 +159,8 @@ pub struct Config {
     pub retention: RetentionSettings,
     #[serde(default)]
     pub secrets: SecretSettings,
+    #[serde(default)]
+    pub webhooks: WebhookSettings,
 }
 
 /// The keys under which secrets are kept. Lines or commas of `id:key`, each key 32 bytes in base64; the first seals, all
@@ -199,7 +202,7 @@ impl Config {
 
     /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
     fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, tls, mesh, rpc, calls, journal, database, redis, cache, retention, .. } = self;
+        let Self { listen, tls, mesh, rpc, calls, journal, database, redis, cache, retention, webhooks, .. } = self;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let limits = [
             ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
@@ -241,6 +244,8 @@ impl Config {
             ("cache.key_fresh_ms", cache.key_fresh_ms, 0..=KEY_FRESH_MAX_MS),
             ("cache.outage_ms", cache.outage_ms, 0..=DAY_MS),
             ("cache.key_outage_ms", cache.key_outage_ms, 0..=DAY_MS),
+            ("webhooks.timeout_ms", webhooks.timeout_ms, 1..=DAY_MS),
+            ("webhooks.max_in_flight", count(webhooks.max_in_flight), 2..=COUNT_MAX),
         ];
         let mut faults: Vec<_> = limits
             .iter()

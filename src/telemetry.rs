@@ -77,5 +77,10 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_gauge!("voxgate_slot_store_memory_ratio", "Memory that Redis uses, of its maxmemory.");
     metrics::describe_counter!("voxgate_slot_store_clock_steps_total", "Steps of Redis's clock, by direction.");
     metrics::describe_gauge!("voxgate_nodes_connected", "Media nodes connected to this replica.");
+    metrics::describe_counter!("voxgate_webhook_deliveries_made_total", "Deliveries of events to endpoints.");
+    metrics::describe_counter!("voxgate_webhook_posts_total", "Posts of events, by what becomes of their deliveries.");
+    metrics::describe_gauge!("voxgate_webhook_deliveries_pending", "Deliveries that wait, of all replicas.");
+    metrics::describe_gauge!("voxgate_webhook_oldest_pending_seconds", "Age of the oldest delivery that waits.");
+    metrics::describe_gauge!("voxgate_webhook_dead_letters", "Dead letters that are kept.");
     Ok(handle)
 }

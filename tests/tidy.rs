@@ -20,7 +20,7 @@ const MAX_FILE_LINES: usize = 400;
 const LAYERS: &[&[&str]] = &[
     &["domain"],
     &["db", "redis"],
-    &["admission", "agents", "control", "nodes", "sessions", "tenants"],
+    &["admission", "agents", "control", "nodes", "sessions", "tenants", "webhooks"],
     &["calls"],
     &["proto"],
     &["grpc", "node_sim"],

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 pub use self::{
     cache::AgentCache,
     resolve::{Found, Hints, Resolved, Source, Step},
-    rewrap::{Rewrapped, rewrap},
+    rewrap::rewrap,
     service::{Patch, Transition, VoiceAgents},
     sql::SqlVoiceAgentStore,
 };

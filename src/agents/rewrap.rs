@@ -5,21 +5,16 @@
 //! key ring is to be rolled out first.
 
 use super::VoiceAgentStore;
-use crate::domain::{Env, Result, keyring::KeyRing, voice_agent::AuthToken};
+use crate::domain::{
+    Env, Result,
+    keyring::{KeyRing, Rewrapped},
+    voice_agent::AuthToken,
+};
 
 /// Secrets that are read in one go.
 const BATCH: u16 = 200;
 /// Walks after which it gives up and says how far it came.
 const WALKS_MAX: usize = 20;
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rewrapped {
-    pub rewrapped: u64,
-    /// Secrets that do not open: made for another place, changed, or under a key that the ring lacks. They are left alone.
-    pub unopened: u64,
-    /// Whether the last walk found nothing left.
-    pub done: bool,
-}
 
 pub async fn rewrap(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<Rewrapped> {
     let mut all = Rewrapped::default();

@@ -245,6 +245,51 @@ table! {
     }
 }
 
+table! {
+    use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    webhook_endpoints (tenant_id, id) {
+        tenant_id -> Id,
+        id -> Id,
+        url -> Text,
+        event_types -> Document,
+        enabled -> Bool,
+        description -> Nullable<Text>,
+        sandbox -> Bool,
+        sealed_secret -> Binary,
+        sealed_previous_secret -> Nullable<Binary>,
+        previous_secret_expires_at -> Nullable<Moment>,
+        created_at -> Moment,
+        updated_at -> Moment,
+        position -> BigInt,
+        due_at -> Nullable<Moment>,
+        failures -> Integer,
+    }
+}
+
+table! {
+    use diesel::sql_types::{Integer, Nullable, Text};
+    use crate::db::types::{Document, Id, Moment};
+
+    webhook_deliveries (tenant_id, endpoint_id, event_id) {
+        tenant_id -> Id,
+        endpoint_id -> Id,
+        event_id -> Id,
+        id -> Id,
+        event -> Document,
+        made_at -> Moment,
+        attempts -> Integer,
+        first_attempt_at -> Nullable<Moment>,
+        last_attempt_at -> Nullable<Moment>,
+        last_status -> Integer,
+        last_error -> Text,
+        next_attempt_at -> Moment,
+        claim -> Nullable<Id>,
+        dead_at -> Nullable<Moment>,
+    }
+}
+
 allow_tables_to_appear_in_same_query!(
     tenants,
     api_keys,
@@ -260,4 +305,6 @@ allow_tables_to_appear_in_same_query!(
     revoked_tokens,
     operations,
     audit_entries,
+    webhook_endpoints,
+    webhook_deliveries,
 );

@@ -24,7 +24,9 @@ use super::corrupt;
 use crate::domain::{
     Error, Result,
     clock::Timestamp,
-    ids::{ApiKeyId, AuditEntryId, EventId, OperationId, SessionId, TenantId, VoiceAgentId},
+    ids::{
+        ApiKeyId, AuditEntryId, DeliveryId, EventId, OperationId, SessionId, TenantId, VoiceAgentId, WebhookEndpointId,
+    },
 };
 
 #[derive(Debug, Clone, Copy, Default, QueryId, SqlType)]
@@ -196,7 +198,17 @@ macro_rules! bindable_ids {
         bindable!($id, Id, Uid);
     )+ };
 }
-bindable_ids!(ApiKeyId, AuditEntryId, EventId, OperationId, SessionId, TenantId, VoiceAgentId);
+bindable_ids!(
+    ApiKeyId,
+    AuditEntryId,
+    DeliveryId,
+    EventId,
+    OperationId,
+    SessionId,
+    TenantId,
+    VoiceAgentId,
+    WebhookEndpointId
+);
 
 impl From<Timestamp> for At {
     fn from(moment: Timestamp) -> Self {

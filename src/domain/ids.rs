@@ -106,6 +106,14 @@ minted!(
     /// What somebody did, or tried to.
     AuditEntryId, "aud_"
 );
+minted!(
+    /// Where a tenant wants its events posted.
+    WebhookEndpointId, ""
+);
+minted!(
+    /// An event on its way to an endpoint, or given up.
+    DeliveryId, ""
+);
 
 /// Declares an id that callers choose: 1 to `$max` visible ASCII characters.
 macro_rules! chosen {

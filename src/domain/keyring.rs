@@ -77,6 +77,28 @@ impl fmt::Debug for Sealed {
     }
 }
 
+/// What became of sealed secrets that were to come under the key that seals now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rewrapped {
+    pub rewrapped: u64,
+    /// Secrets that do not open: made for another place, changed, or under a key that the ring lacks. They are left alone.
+    pub unopened: u64,
+    /// Whether the last walk found nothing left.
+    pub done: bool,
+}
+
+impl Rewrapped {
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            rewrapped: self.rewrapped + other.rewrapped,
+            unopened: self.unopened + other.unopened,
+            done: self.done && other.done,
+        }
+    }
+}
+
 struct Parts<'s> {
     key_id: &'s str,
     version: i64,

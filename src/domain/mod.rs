@@ -11,6 +11,7 @@ pub mod conference;
 pub mod destination;
 pub mod error;
 pub mod event;
+pub mod event_pattern;
 pub mod hash;
 pub mod ids;
 pub mod journal;
@@ -34,6 +35,7 @@ pub mod transcript;
 pub mod verb;
 pub mod violations;
 pub mod voice_agent;
+pub mod webhook;
 pub mod words;
 
 pub use clock::{Clock, Entropy, Env, Timestamp};

@@ -116,8 +116,8 @@ pub fn parse_ws_url(text: String) -> Result<String, Fault> {
     Ok(text)
 }
 
-/// An empty user-info (`ws://@host`) leaves no trace in the parsed URL.
-fn has_user_info(text: &str) -> bool {
+/// Also an empty one (`ws://@host`), which leaves no trace in the parsed URL.
+pub(super) fn has_user_info(text: &str) -> bool {
     let authority = text.split_once("//").map_or("", |(_, rest)| rest);
     authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
 }
@@ -192,7 +192,7 @@ fn has_public_host(url: &Url) -> bool {
 }
 
 /// Addresses of RFC 6890 that are not reached over the Internet are not public.
-fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => match embedded_v4(v6) {

@@ -30,6 +30,7 @@ use crate::{
         voice_agent_service_server::VoiceAgentServiceServer,
     },
     tenants::Tenants,
+    webhooks::Webhooks,
 };
 
 /// Bytes of one message, either way.
@@ -53,6 +54,7 @@ pub struct Api {
     pub agents: VoiceAgents,
     pub calls: Calls,
     pub tenants: Tenants,
+    pub webhooks: Webhooks,
     /// Ends the streams when the service shuts down: they never would by themselves.
     pub closing: tokio_util::sync::CancellationToken,
 }

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Service, Stores, rooms::Rooms, secrets};
 use crate::{
-    agents::{Filter, Rewrapped},
+    agents::Filter,
     config::Config,
     db::{CacheSettings, Database, Listener},
     domain::{
         Env,
+        keyring::Rewrapped,
         page::PageRequest,
         tenant::{ApiKeyDraft, KeySecret, RATE_LIMIT_PER_MIN_MAX, Scope, Scopes, Tenant, TenantDraft},
         voice_agent::{Draft, Spec},

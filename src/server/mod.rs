@@ -34,7 +34,7 @@ use tower::layer::util::{Identity, Stack};
 pub use self::bootstrap::{Tools, dev};
 use self::{
     health::{report_health, set},
-    rooms::{Rooms, bus},
+    rooms::{Rooms, bus, deliverer, webhooks},
     upkeep::{sweep, tend, upkeep, write},
     workers::Workers,
 };
@@ -171,6 +171,7 @@ impl Service {
         if let Some(key) = token_key(&rooms.tenant_store, &stores.ring, &env, &stop).await? {
             rooms.revocations.load().await.context("the revoked tokens cannot be read")?;
             let upkeep = upkeep(&stores, &rooms, metrics, config.retention, &closing);
+            let deliverer = tokio::spawn(deliverer(&config, &stores, &rooms)?.deliver_until(closing.clone()));
             let (history, said_all) = (rooms.journal.clone(), CancellationToken::new());
             let writer = tokio::spawn(write(history.clone(), rooms.audit.clone(), said_all.clone()));
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
@@ -203,6 +204,7 @@ impl Service {
                 sweep.await?;
                 tend.await?;
                 upkeep.await?;
+                deliverer.await?;
                 said_all.cancel();
                 writer.await?;
                 anyhow::Ok(watch.await?)
@@ -301,7 +303,8 @@ fn assemble(
     let (orphaned, of_calls) = (rooms.without_agent, calls.clone());
     let dismissing = async move { of_calls.dismiss_without_agent(orphaned).await };
     tokio::spawn(closing.clone().run_until_cancelled_owned(dismissing));
-    let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, closing: closing.clone() };
+    let webhooks = webhooks(config, stores);
+    let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, webhooks, closing: closing.clone() };
     Ok((api, Gate::new(authenticator, rates, rooms.audit, config.rpc.clone())))
 }
 

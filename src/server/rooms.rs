@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::{
         ids::{TenantId, VoiceAgentId},
         queue::ReplicaId,
         session::{Routing, Session},
+        text::MediaUrls,
     },
     nodes::NodeRegistry,
     sessions::{
@@ -26,6 +28,7 @@ use crate::{
         SqlAuditStore, SqlEventStore, SqlSessionStore,
     },
     tenants::{Directory, DirectoryLimits, KeyUses, Revocations, SqlTenantStore, TenantStore, Tenants},
+    webhooks::{Deliverer, SqlWebhookStore, Webhooks},
 };
 
 pub(super) struct Rooms {
@@ -109,6 +112,19 @@ pub(super) fn bus(
         }
         None => Arc::new(MemoryBus::new(replica, times, env.clock.clone())),
     }
+}
+
+pub(super) fn webhooks(config: &Config, stores: &Stores) -> Webhooks {
+    let urls = if config.webhooks.allow_private { MediaUrls::Any } else { MediaUrls::Public };
+    let store = Arc::new(SqlWebhookStore::new(stores.database.clone()));
+    Webhooks::new(store.clone(), store, stores.ring.clone(), urls, Env::system())
+}
+
+/// What posts events.
+pub(super) fn deliverer(config: &Config, stores: &Stores, rooms: &Rooms) -> anyhow::Result<Arc<Deliverer>> {
+    let (store, sequenced) = (Arc::new(SqlWebhookStore::new(stores.database.clone())), rooms.events.sequenced());
+    let made = Deliverer::new(store, stores.ring.clone(), &config.webhooks, sequenced, Env::system());
+    made.context("[webhooks]")
 }
 
 /// Agents as they were when they admitted a call: nearly always as they are, which is in memory.

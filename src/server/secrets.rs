@@ -6,11 +6,15 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
-    agents::{self, Rewrapped, SqlVoiceAgentStore},
+    agents::{self, SqlVoiceAgentStore},
     config::{Config, SecretSettings},
     db::Database,
-    domain::{Env, keyring::KeyRing},
+    domain::{
+        Env,
+        keyring::{KeyRing, Rewrapped},
+    },
     tenants::{SqlTenantStore, TenantStore as _},
+    webhooks::{self, SqlWebhookStore},
 };
 
 const MISSING: &str = "secrets are kept sealed, which needs a key ring: set VOXGATE_KEY_RING_FILE to a file with a line \
@@ -66,7 +70,8 @@ pub(super) async fn rewrap(database: &Database, ring: &KeyRing) -> anyhow::Resul
         }
     }
     let agents = agents::rewrap(&SqlVoiceAgentStore::new(database.clone()), ring, &env).await?;
-    Ok(Rewrapped { rewrapped: agents.rewrapped + rewrapped, unopened: agents.unopened + unopened, ..agents })
+    let webhooks = webhooks::rewrap(&SqlWebhookStore::new(database.clone()), ring, &env).await?;
+    Ok(agents.and(webhooks).and(Rewrapped { rewrapped, unopened, done: true }))
 }
 
 fn read(file: &Path) -> anyhow::Result<SecretString> {

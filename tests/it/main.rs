@@ -18,3 +18,4 @@ mod retention;
 mod rpc;
 mod tls;
 mod verb_chaos;
+mod webhooks;

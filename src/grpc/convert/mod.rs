@@ -13,6 +13,7 @@ pub(super) mod tenant;
 pub mod value;
 pub(super) mod verb;
 pub(super) mod voice_agent;
+pub(super) mod webhook;
 
 use std::str::FromStr;
 
@@ -104,6 +105,32 @@ pub(super) fn read_optional<T: FromStr<Err = Fault>>(
     faults: &mut Violations,
 ) -> Option<T> {
     text.filter(|text| !text.is_empty()).and_then(|text| read(field, text, faults))
+}
+
+/// The fields that the paths of an update mask name: those of `all`, or every one of them by `*`.
+pub(super) fn read_mask<F: Copy + PartialEq>(
+    paths: &[String],
+    all: &[F],
+    from_word: impl Fn(&str) -> Option<F>,
+    read_only: &[&str],
+    faults: &mut Violations,
+) -> Vec<F> {
+    if paths.iter().any(|path| path == "*") {
+        if paths.len() > 1 {
+            faults.add("update_mask", Fault::new("must not name other paths beside *"));
+        }
+        return all.to_vec();
+    }
+    let mut fields = Vec::new();
+    for path in paths {
+        let known = from_word(path).ok_or_else(|| match read_only.contains(&path.as_str()) {
+            true => Fault::read_only(),
+            false => Fault::unknown(),
+        });
+        let shown: String = path.chars().take(100).collect();
+        fields.extend(faults.take(&format!("update_mask.{shown}"), known).filter(|field| !fields.contains(field)));
+    }
+    fields
 }
 
 /// Saturates: counts on the wire are signed.

@@ -1,7 +1,7 @@
 //! Tenants and keys on the wire.
 
 use super::{
-    WireEnum as _, number, read_optional,
+    WireEnum as _, number, read_mask, read_optional,
     value::{read_timestamp, timestamp},
     wire_enum,
 };
@@ -66,7 +66,7 @@ pub(crate) fn read_update(wire: v1::UpdateTenantRequest, principal: &Principal) 
     let id = Some(tenant.id.as_str()).filter(|id| !id.is_empty()).map(str::parse).transpose();
     let id = faults.take("tenant.id", id).map(|id| id.unwrap_or(principal.tenant()));
     let fields = match wire.update_mask.filter(|mask| !mask.paths.is_empty()) {
-        Some(mask) => read_paths(&mask.paths, &mut faults),
+        Some(mask) => read_mask(&mask.paths, TenantField::ALL, TenantField::from_word, &READ_ONLY, &mut faults),
         None => present(&tenant),
     };
     let agent = tenant.default_voice_agent_id.as_deref();
@@ -81,25 +81,6 @@ pub(crate) fn read_update(wire: v1::UpdateTenantRequest, principal: &Principal) 
         Some(id) => Ok((id, TenantPatch { draft, fields, faults })),
         None => Err(faults.into()),
     }
-}
-
-fn read_paths(paths: &[String], faults: &mut Violations) -> Vec<TenantField> {
-    if paths.iter().any(|path| path == "*") {
-        if paths.len() > 1 {
-            faults.add("update_mask", Fault::new("must not name other paths beside *"));
-        }
-        return TenantField::ALL.to_vec();
-    }
-    let mut fields = Vec::new();
-    for path in paths {
-        let known = TenantField::from_word(path).ok_or_else(|| match READ_ONLY.contains(&path.as_str()) {
-            true => Fault::read_only(),
-            false => Fault::unknown(),
-        });
-        let shown: String = path.chars().take(100).collect();
-        fields.extend(faults.take(&format!("update_mask.{shown}"), known).filter(|field| !fields.contains(field)));
-    }
-    fields
 }
 
 /// The fields that a caller wrote: what an update without a mask changes.

@@ -51,6 +51,7 @@ pub struct EventLog {
     /// Of whose events the others are still to be told.
     to_signal: EventNews,
     tails: Mutex<HashMap<TenantId, Arc<Tail>>>,
+    sequenced: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -77,7 +78,13 @@ impl EventLog {
     /// `news` is rung by the stores that write events.
     pub fn new(store: Arc<dyn EventStore>, news: EventNews, signal: Option<Arc<dyn EventSignal>>) -> Arc<Self> {
         let sequencer = Sequencer::new(store.clone(), news);
-        Arc::new(Self { store, sequencer, signal, to_signal: EventNews::default(), tails: Mutex::default() })
+        let (to_signal, tails) = (EventNews::default(), Mutex::default());
+        Arc::new(Self { store, sequencer, signal, to_signal, tails, sequenced: Arc::default() })
+    }
+
+    /// Rung when this replica has given events their positions, of whichever tenant.
+    pub fn sequenced(&self) -> Arc<Notify> {
+        self.sequenced.clone()
     }
 
     /// Gives events their positions and brings them to those who follow, until `closing`.
@@ -184,6 +191,7 @@ impl EventLog {
     /// There are events that can be read.
     fn tell(&self, tenant: TenantId) {
         self.wake(tenant);
+        self.sequenced.notify_one();
         if self.signal.is_some() {
             self.to_signal.tell(tenant);
         }

@@ -6,6 +6,7 @@
 mod audit_store;
 mod command_bus;
 mod database;
+mod delivery_store;
 mod event_store;
 mod fence;
 mod journal;
@@ -24,6 +25,7 @@ mod slot_redis;
 mod slot_store;
 mod tenant_store;
 mod voice_agent_store;
+mod webhook_store;
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,6 +47,7 @@ use voxgate::{
         SqlOperationStore, SqlSessionStore,
     },
     tenants::{SqlTenantStore, TenantStore},
+    webhooks::{DeliveryStore, SqlWebhookStore, WebhookStore},
 };
 
 use crate::harness::postgres;
@@ -79,6 +82,10 @@ struct Stores {
     operations: Arc<dyn OperationStore>,
     events: Arc<dyn EventStore>,
     audit: Arc<dyn AuditStore>,
+    webhooks: Arc<dyn WebhookStore>,
+    deliveries: Arc<dyn DeliveryStore>,
+    /// Where the database is: a URL of Postgres, or SQLite's file.
+    place: String,
     /// The SQLite file's, deleted with this.
     _folder: Option<TempDir>,
 }
@@ -86,14 +93,16 @@ struct Stores {
 impl Stores {
     fn postgres() -> Self {
         let url = postgres::fresh_database();
-        Self::of(Database::postgres(&url.into(), PoolSettings::default()).expect("a url"), None)
+        let db = Database::postgres(&url.clone().into(), PoolSettings::default()).expect("a url");
+        Self { place: url, ..Self::of(db, None) }
     }
 
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let db = Database::sqlite(&folder.path().join("voxgate.db")).expect("a path");
+        let file = folder.path().join("voxgate.db");
+        let db = Database::sqlite(&file).expect("a path");
         db.migrate().await.expect("migrations run");
-        Self::of(db, Some(folder))
+        Self { place: file.to_str().expect("UTF-8").to_owned(), ..Self::of(db, Some(folder)) }
     }
 
     fn of(db: Database, folder: Option<TempDir>) -> Self {
@@ -104,9 +113,58 @@ impl Stores {
             operations: Arc::new(SqlOperationStore::new(db.clone(), Env::system(), EventNews::default())),
             events: Arc::new(SqlEventStore::new(db.clone())),
             audit: Arc::new(SqlAuditStore::new(db.clone())),
+            webhooks: Arc::new(SqlWebhookStore::new(db.clone())),
+            deliveries: Arc::new(SqlWebhookStore::new(db.clone())),
+            place: String::new(),
             db,
             _folder: folder,
         }
+    }
+
+    fn is_postgres(&self) -> bool {
+        self.place.starts_with("postgres")
+    }
+
+    /// Does what no store does.
+    async fn raw(&self, sql: &str) {
+        let (place, sql, is_postgres) = (self.place.clone(), sql.to_owned(), self.is_postgres());
+        let done = tokio::task::spawn_blocking(move || {
+            if is_postgres {
+                postgres::execute(&postgres::as_superuser(&place), &sql).expect("done");
+            } else {
+                use diesel::{Connection as _, connection::SimpleConnection as _};
+                let mut file = diesel::SqliteConnection::establish(&place).expect("the file");
+                file.batch_execute(&format!("PRAGMA busy_timeout = 5000; {sql}")).expect("done");
+            }
+        });
+        done.await.expect("no panic");
+    }
+
+    /// Events of one session, with their places among the tenant's.
+    async fn happened(&self, tenant: TenantId, kind: &str, events: usize, sandbox: bool) {
+        let env = Env::system();
+        let (session, now) = (env.uuid(), env.now());
+        let literal = |id: &uuid::Uuid| match self.is_postgres() {
+            true => format!("'{id}'"),
+            false => format!("x'{}'", id.simple()),
+        };
+        let moment = if self.is_postgres() { format!("'{now}'") } else { now.as_micros().to_string() };
+        let (tenant, session) = (literal(tenant.as_uuid()), literal(&session));
+        let row = |number: usize| {
+            format!(
+                "({tenant}, {}, '{kind}', {moment}, {session}, 'call', {number}, '{{\"sandbox\": {sandbox}}}',
+                (SELECT coalesce(max(last), 0) FROM event_sequences WHERE tenant_id = {tenant}) + {number})",
+                literal(&env.uuid())
+            )
+        };
+        let rows = (1..=events).map(row).collect::<Vec<_>>().join(", ");
+        let columns = "tenant_id, id, kind, created_at, session_id, call_id, session_sequence, data, sequence";
+        let place = "ON CONFLICT (tenant_id) DO UPDATE SET last = event_sequences.last + excluded.last";
+        self.raw(&format!(
+            "INSERT INTO events ({columns}) VALUES {rows};
+            INSERT INTO event_sequences (tenant_id, last) VALUES ({tenant}, {events}) {place}"
+        ))
+        .await;
     }
 
     /// A new tenant.

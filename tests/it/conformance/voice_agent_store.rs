@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use secrecy::ExposeSecret as _;
 use voxgate::{
-    agents::{Changed, CreateRequest, Created, Deleted, Filter, Rewrapped, rewrap},
+    agents::{Changed, CreateRequest, Created, Deleted, Filter, rewrap},
     domain::{
         Env, Error,
         behavior::{BehaviorDraft, Controls, Question, QuestionType, Tone, Tool, VoiceDraft},
         error::Resource,
         hash::Sha256,
         ids::{TenantId, VoiceAgentId},
-        keyring::KeyRing,
+        keyring::{KeyRing, Rewrapped},
         page::PageRequest,
         session::Outcome,
         voice_agent::{

@@ -11,6 +11,7 @@ pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod raw_node;
+pub(crate) mod receiver;
 pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod server;

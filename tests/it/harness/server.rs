@@ -67,7 +67,7 @@ static POSTGRES_REDIS: LazyLock<TestServer> = LazyLock::new(|| {
 });
 
 /// The harness may start runtimes of its own, which must not happen inside a test's.
-fn outside_of_any_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn outside_of_any_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -31,3 +31,4 @@ mod unimplemented;
 mod verb_states;
 mod verbs;
 mod voice_agents;
+mod webhooks;

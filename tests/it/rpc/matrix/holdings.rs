@@ -10,13 +10,15 @@ use voxgate::{
     },
     node_sim::Behaviour,
     proto::v1::{
-        AcquireSlotRequest, ApiKey, EndSessionRequest, GetDefaultVoiceAgentRequest, GetOperationRequest,
-        GetSessionRequest, GetTenantRequest, GetVoiceAgentRequest, HoldRequest, LeaseRenewal, LeaseState,
-        ListApiKeysRequest, ListVoiceAgentsRequest, Operation, RenewSlotsRequest, Session, SessionStatus, Slot, Tenant,
-        VoiceAgent, end_session_request, get_session_request,
+        AcquireSlotRequest, ApiKey, CreateWebhookEndpointRequest, EndSessionRequest, GetDefaultVoiceAgentRequest,
+        GetOperationRequest, GetSessionRequest, GetTenantRequest, GetVoiceAgentRequest, HoldRequest, LeaseRenewal,
+        LeaseState, ListApiKeysRequest, ListVoiceAgentsRequest, ListWebhookEndpointsRequest, Operation,
+        RenewSlotsRequest, Session, SessionStatus, Slot, Tenant, VoiceAgent, WebhookEndpoint, end_session_request,
+        get_session_request,
     },
 };
 
+use super::table::endpoint;
 use crate::harness::{
     client::{granted, refused},
     token::parts,
@@ -61,8 +63,9 @@ pub(super) struct Holdings {
     pub(super) jti: String,
     /// Another call of the tenant.
     pub(super) peer: String,
-    /// Nobody has one of these yet.
+    /// Nobody's where it was not asked for: a tenant has only so many.
     pub(super) webhook: String,
+    /// Nobody has one of these yet.
     pub(super) event: String,
 }
 
@@ -88,6 +91,14 @@ impl Holdings {
             token: slot.callback_token,
             ..Self::of_nobody()
         }
+    }
+
+    /// The same with an endpoint of its own.
+    pub(super) async fn with_webhook(self, home: &Home) -> Self {
+        let webhook_endpoint = Some(endpoint(""));
+        let request = CreateWebhookEndpointRequest { tenant_id: Some(self.tenant.clone()), webhook_endpoint };
+        let created = granted(home.world.operator.tenants().create_webhook_endpoint(request).await);
+        Self { webhook: created.webhook_endpoint.expect("the endpoint").id, ..self }
     }
 
     /// Well-formed names of what does not exist.
@@ -133,7 +144,7 @@ impl Holdings {
         self
     }
 
-    fn names(&self) -> [&str; 9] {
+    fn names(&self) -> [&str; 10] {
         // A lease's name holds its agent's, in another spelling.
         [
             &self.lease,
@@ -145,6 +156,7 @@ impl Holdings {
             &self.key,
             &self.jti,
             &self.peer,
+            &self.webhook,
         ]
     }
 
@@ -185,11 +197,13 @@ impl Holdings {
         let answer = bearer.agents().list_voice_agents(ListVoiceAgentsRequest::default()).await;
         refused(answer, Code::PermissionDenied, "SCOPE_REQUIRED");
         let key = keys(world).await.into_iter().find(|key| key.id == self.key).expect("the key is listed");
+        let webhook = webhooks(world).await.into_iter().find(|endpoint| endpoint.id == self.webhook);
         Witness {
             agent: granted(world.caller.agents().get_voice_agent(agent).await),
             session: Session { expires_at: None, ..session },
             operation: granted(sessions.get_operation(operation).await),
             key,
+            webhook: webhook.expect("the endpoint is listed"),
         }
     }
 
@@ -207,6 +221,7 @@ pub(super) struct Witness {
     session: Session,
     operation: Operation,
     key: ApiKey,
+    webhook: WebhookEndpoint,
 }
 
 /// All that a tenant has that can be listed: nothing came to it, and nothing went.
@@ -216,6 +231,7 @@ pub(super) struct Estate {
     default: Option<String>,
     agents: Vec<VoiceAgent>,
     keys: Vec<ApiKey>,
+    webhooks: Vec<WebhookEndpoint>,
 }
 
 impl Estate {
@@ -230,6 +246,7 @@ impl Estate {
             default: granted(agents.get_default_voice_agent(GetDefaultVoiceAgentRequest {}).await).voice_agent_id,
             agents: listed.voice_agents,
             keys: keys(world).await,
+            webhooks: webhooks(world).await,
         }
     }
 }
@@ -246,6 +263,17 @@ async fn keys(world: &World) -> Vec<ApiKey> {
             return keys;
         }
     }
+}
+
+async fn webhooks(world: &World) -> Vec<WebhookEndpoint> {
+    let request = ListWebhookEndpointsRequest {
+        tenant_id: Some(world.tenant.clone()),
+        page_size: 100,
+        ..ListWebhookEndpointsRequest::default()
+    };
+    let page = granted(world.operator.tenants().list_webhook_endpoints(request).await);
+    assert_eq!(page.next_page_token, "", "one page holds them");
+    page.webhook_endpoints
 }
 
 fn jti(token: &str) -> String {

@@ -72,7 +72,7 @@ fn lacks(scope: &str) -> Verdict {
 }
 
 fn absent(row: &Row) -> Verdict {
-    row.names.missing().map_or(Verdict::Empty, |reason| refused(Code::NotFound, reason))
+    row.names.missing().map_or(Verdict::Empty, |(code, reason)| refused(code, reason))
 }
 
 fn verdict(credential: &Credential, row: &Row, target: Target, names: &Holdings) -> Verdict {
@@ -215,8 +215,8 @@ impl Matrix {
         let (other, elsewhere) = (Home::of(live.neighbour().await).await, Home::of(live.neighbour().await).await);
         let own = Home::of(live).await;
         Self {
-            own_things: Holdings::of(&own).await.settled(&own.world).await,
-            other_things: Holdings::of(&other).await.settled(&other.world).await,
+            own_things: Holdings::of(&own).await.with_webhook(&own).await.settled(&own.world).await,
+            other_things: Holdings::of(&other).await.with_webhook(&other).await.settled(&other.world).await,
             no_things: Holdings::of_nobody(),
             ended: Holdings::of(&own).await.ended(&own).await,
             own,
@@ -237,7 +237,9 @@ impl Matrix {
         if !succeeds || matches!(credential.power, Power::Token(Bearer::Ended)) || row.names == Names::Nothing {
             return (standing.clone(), credential.caller.clone());
         }
-        let fresh = Holdings::of(if target == Target::Own { &self.own } else { &self.elsewhere }).await;
+        let home = if target == Target::Own { &self.own } else { &self.elsewhere };
+        let fresh = Holdings::of(home).await;
+        let fresh = if row.names == Names::Webhook { fresh.with_webhook(home).await } else { fresh };
         let caller = match credential.power {
             Power::Token(_) => credential.caller.with(&fresh.token),
             _ => credential.caller.clone(),

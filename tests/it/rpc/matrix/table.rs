@@ -33,28 +33,30 @@ pub(super) enum Names {
     Call,
     Session,
     Operation,
-    /// `tenants:admin` reaches every tenant and every tenant's keys on purpose: it is an operator's scope.
+    /// `tenants:admin` reaches every tenant and every tenant's keys and webhooks on purpose: it is an operator's scope.
     Tenant,
     Key,
+    Webhook,
     /// Something whose absence is no error: a filter that matches nothing, a lease that nobody holds.
     Anything,
 }
 
 impl Names {
     /// How one that does not exist is answered; nothing where that is no error.
-    pub(super) const fn missing(self) -> Option<&'static str> {
+    pub(super) const fn missing(self) -> Option<(Code, &'static str)> {
         match self {
             Self::Nothing | Self::Anything => None,
-            Self::Agent => Some("VOICE_AGENT_NOT_FOUND"),
-            Self::Call | Self::Session => Some("SESSION_NOT_FOUND"),
-            Self::Operation => Some("OPERATION_NOT_FOUND"),
-            Self::Tenant => Some("TENANT_NOT_FOUND"),
-            Self::Key => Some("API_KEY_NOT_FOUND"),
+            Self::Agent => Some((Code::NotFound, "VOICE_AGENT_NOT_FOUND")),
+            Self::Call | Self::Session => Some((Code::NotFound, "SESSION_NOT_FOUND")),
+            Self::Operation => Some((Code::NotFound, "OPERATION_NOT_FOUND")),
+            Self::Tenant => Some((Code::NotFound, "TENANT_NOT_FOUND")),
+            Self::Key => Some((Code::NotFound, "API_KEY_NOT_FOUND")),
+            Self::Webhook => Some((Code::InvalidArgument, "VALIDATION_FAILED")),
         }
     }
 
     pub(super) const fn is_an_operators(self) -> bool {
-        matches!(self, Self::Tenant | Self::Key)
+        matches!(self, Self::Tenant | Self::Key | Self::Webhook)
     }
 }
 
@@ -488,24 +490,30 @@ fn webhooks() -> Vec<Row> {
             tenant_id: Some(it.tenant.clone()),
             ..Default::default()
         }),
-        row("TenantService/UpdateWebhookEndpoint", OPERATOR, Names::Anything, |it| {
-            wire::UpdateWebhookEndpointRequest { webhook_endpoint: Some(endpoint(&it.webhook)), update_mask: None }
-        }),
-        row("TenantService/DeleteWebhookEndpoint", OPERATOR, Names::Anything, |it| {
-            wire::DeleteWebhookEndpointRequest { id: it.webhook.clone() }
-        }),
-        row("TenantService/RotateWebhookSecret", OPERATOR, Names::Anything, |it| wire::RotateWebhookSecretRequest {
+        row("TenantService/UpdateWebhookEndpoint", OPERATOR, Names::Webhook, |it| wire::UpdateWebhookEndpointRequest {
+            webhook_endpoint: Some(endpoint(&it.webhook)),
+            update_mask: None,
+        })
+        .behind(Fence::Hidden),
+        row("TenantService/DeleteWebhookEndpoint", OPERATOR, Names::Webhook, |it| wire::DeleteWebhookEndpointRequest {
+            id: it.webhook.clone(),
+        })
+        .behind(Fence::Hidden),
+        row("TenantService/RotateWebhookSecret", OPERATOR, Names::Webhook, |it| wire::RotateWebhookSecretRequest {
             id: it.webhook.clone(),
             grace_period: None,
-        }),
+        })
+        .behind(Fence::Hidden),
         row("TenantService/ListDeadLetters", OPERATOR, Names::Tenant, |it| wire::ListDeadLettersRequest {
             tenant_id: Some(it.tenant.clone()),
             ..Default::default()
         }),
-        row("TenantService/RedeliverEvent", OPERATOR, Names::Anything, |it| wire::RedeliverEventRequest {
+        row("TenantService/RedeliverEvent", OPERATOR, Names::Tenant, |it| wire::RedeliverEventRequest {
             event_id: it.event.clone(),
             webhook_endpoint_id: None,
-        }),
+            tenant_id: Some(it.tenant.clone()),
+        })
+        .answering(Code::InvalidArgument, "VALIDATION_FAILED"),
     ]
 }
 
@@ -519,7 +527,7 @@ fn live_node() -> wire::Hello {
     }
 }
 
-fn endpoint(id: &str) -> wire::WebhookEndpoint {
+pub(super) fn endpoint(id: &str) -> wire::WebhookEndpoint {
     wire::WebhookEndpoint { id: id.into(), url: Some("https://hooks.example/voxgate".into()), ..Default::default() }
 }
 
