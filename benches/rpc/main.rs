@@ -31,14 +31,15 @@ mod streams;
 mod subject;
 mod tally;
 mod verbs;
+mod watchers;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use self::{closed::Work, home::Home, report::Measured, subject::Subject};
 
 /// In this order; `cargo bench --bench rpc -- reads lists` measures some.
-const TOPICS: [&str; 10] =
-    ["admission", "queue", "reads", "changes", "lists", "creates", "journal", "growth", "verbs", "streams"];
+const TOPICS: [&str; 11] =
+    ["admission", "queue", "reads", "changes", "lists", "creates", "journal", "watchers", "growth", "verbs", "streams"];
 /// Requests in flight of the closed loop.
 const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 /// In flight where grants and denials are compared.
@@ -110,6 +111,7 @@ async fn measure(home: &Home, wanted: &[String], span: Span) -> Outcome {
             ("lists", _) => lists::measure(home, &subject, span).await,
             ("changes", Some(_)) => changes::measure(home, &subject, span).await,
             ("journal", Some(_)) => journal::measure(home, &subject, span).await,
+            ("watchers", _) => watchers::measure(home, &subject, span).await,
             ("growth", Some(_)) => growth::measure(span).await,
             ("verbs", _) => verbs::measure(home, &subject, span).await,
             ("streams", _) => streams::measure(home, &subject).await,

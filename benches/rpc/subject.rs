@@ -37,6 +37,8 @@ pub(crate) const AGENT_LIMIT: i32 = 10_000;
 /// Used in turn: one may do 1,666 requests a second, so all of them 106,000, more than two cores answer. Each takes its
 /// share of the limiter's work, and is read from the database again every 0.8 s.
 const KEYS: usize = 64;
+const SCOPES: [&str; 6] =
+    ["slots:acquire", "voice_agents:read", "voice_agents:write", "ai_sessions:read", "events:read", "nodes:connect"];
 /// The longest lease: none may run out in a cell.
 const LEASE_SECONDS: i64 = 300;
 /// Until a service that was just started must serve.
@@ -401,7 +403,7 @@ async fn create(channel: &Channel, key: &Key, agent: VoiceAgent) -> VoiceAgent {
 async fn create_key(channel: &Channel, key: &Key) -> Key {
     let request = CreateApiKeyRequest {
         name: "bench".to_owned(),
-        scopes: ["slots:acquire", "voice_agents:read", "voice_agents:write", "nodes:connect"].map(str::to_owned).into(),
+        scopes: SCOPES.map(str::to_owned).into(),
         rate_limit_per_min: i32::try_from(RATE_LIMIT_PER_MIN_MAX).ok(),
         ..CreateApiKeyRequest::default()
     };

@@ -117,7 +117,7 @@ async fn verb_of(
             done(calls.schedule_callback(request).await)
         }
         _ if number % 2 == 0 => done(calls.hold(HoldRequest { call_id, idempotency_key, ..Default::default() }).await),
-        _ => done(calls.unhold(UnholdRequest { call_id, idempotency_key, ..Default::default() }).await),
+        _ => done(calls.unhold(UnholdRequest { call_id, idempotency_key }).await),
     }
 }
 

@@ -54,7 +54,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(90);
 /// What replicas stand on.
 enum Stores {
     Embedded,
-    Shared { database: String, redis: PrivateRedis, operator_key: String },
+    Shared { database: String, redis: Box<PrivateRedis>, operator_key: String },
 }
 
 impl Stores {
@@ -102,7 +102,7 @@ impl Stage {
         let (stores, servers) = match backend {
             Backend::Embedded => (Stores::Embedded, vec![TestServer::private(backend)]),
             Backend::PostgresRedis => {
-                let (redis, database) = (PrivateRedis::start(), postgres::fresh_database());
+                let (redis, database) = (Box::new(PrivateRedis::start()), postgres::fresh_database());
                 let first = TestServer::production(&database, redis.url().expose_secret());
                 let operator_key = first.admin_key.clone();
                 let stores = Stores::Shared { database, redis, operator_key };
