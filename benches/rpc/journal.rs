@@ -125,6 +125,7 @@ impl Maker {
             state: CallState::default(),
             record: Record::default(),
             ends_at: None,
+            direct: None,
             status: SessionStatus::Active,
             outcome: None,
             started_at: now,

@@ -26,7 +26,7 @@ use voxgate::{
         session::{CallState, Record, Routing, Session, SessionStatus},
         voice_agent::TokenLifetime,
     },
-    tenants::{TokenKey, TokenSigner},
+    tenants::{TokenKey, TokenKind, TokenSigner},
 };
 
 const SECRET: [u8; 32] = [7; 32];
@@ -95,7 +95,7 @@ impl World {
     fn presents(&self, text: &str) {
         // The id of the next token is another one: only this very text is what was minted.
         let same = Self::new(b"s").token() == text;
-        match self.signer.verify(text) {
+        match self.signer.verify(TokenKind::Callback, text) {
             Ok(_) => assert!(same, "{text:?} was accepted"),
             Err(Error::Unauthenticated(CredentialFault::Invalid)) => assert!(!same, "the token was refused"),
             Err(error) => panic!("{text:?} is refused as something else: {error:?}"),
@@ -121,7 +121,7 @@ impl World {
         let signed = format!("{}.{}", part(header, genuine[0]), part(claims, genuine[1]));
         let seal = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &SECRET), signed.as_bytes());
         let text = format!("{PREFIX}{signed}.{}", URL_SAFE_NO_PAD.encode(seal));
-        let bearer = match self.signer.verify(&text) {
+        let bearer = match self.signer.verify(TokenKind::Callback, &text) {
             Ok(bearer) => bearer,
             Err(Error::Unauthenticated(CredentialFault::Invalid | CredentialFault::Expired)) => return,
             Err(error) => panic!("{text:?} is refused as something else: {error:?}"),
@@ -158,7 +158,7 @@ impl World {
         let session = &self.session;
         let token = self.signer.sign(session).expect("a session is signed for");
         assert!(token.text.len() <= TOKEN_MAX_BYTES, "a token of {} bytes", token.text.len());
-        let bearer = self.signer.verify(&token.text).expect("a token of this moment");
+        let bearer = self.signer.verify(TokenKind::Callback, &token.text).expect("a token of this moment");
         assert_eq!((bearer.tenant, &bearer.call, bearer.session), (session.tenant, &session.call, session.id));
         assert_eq!((bearer.fence, bearer.sandbox), (session.fence, session.sandbox));
         assert_eq!((bearer.jti.to_string(), bearer.issued_at), (token.jti.clone(), session.started_at));
@@ -182,9 +182,9 @@ impl World {
         assert!(left <= lifetime && left + Duration::from_secs(1) > lifetime, "lives {left:?}");
         let microsecond = Duration::from_micros(1);
         self.clock.advance(left.saturating_sub(microsecond));
-        assert!(self.signer.verify(text).is_ok(), "dead before its end");
+        assert!(self.signer.verify(TokenKind::Callback, text).is_ok(), "dead before its end");
         self.clock.advance(microsecond);
-        let fault = self.signer.verify(text).expect_err("alive after its end");
+        let fault = self.signer.verify(TokenKind::Callback, text).expect_err("alive after its end");
         assert!(matches!(fault, Error::Unauthenticated(CredentialFault::Expired)), "{fault:?}");
     }
 }
@@ -216,6 +216,7 @@ fn session(env: &Env, call: CallId, flags: u8, fence: i64) -> Session {
         answered_at: None,
         ended_at: None,
         ends_at: None,
+        direct: None,
         lease_expires_at: env.now(),
         lease_ttl: Duration::from_mins(1),
         version: 1,

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use crate::{
     agents::{Hints, Resolved},
     domain::{
+        direct::DirectRequest,
         ids::{CallId, LeaseId, NodeId, SessionId, VoiceAgentId},
         lease::{Direction, Lease, Usage},
         lease_token::LeaseToken,
@@ -33,6 +34,8 @@ pub struct Admit {
     pub subprotocol: Option<Subprotocol>,
     pub ttl: Duration,
     pub metadata: JsonObject,
+    /// Of a client that streams to the agent directly: no node hosts it.
+    pub direct: Option<DirectRequest>,
     /// Came with a sandbox key.
     pub sandbox: bool,
     /// Answers what would happen and takes nothing.

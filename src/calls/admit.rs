@@ -12,6 +12,7 @@ use crate::{
     agents::Resolved,
     domain::{
         Error, Result,
+        direct::Direct,
         error::{Dependency, Resource},
         ids::{CallId, LeaseId, SessionId, TenantId},
         journal::{Draft, Opening},
@@ -65,7 +66,7 @@ impl Calls {
         }
         let place = self.place_for(tenant, &request.call).await?;
         let reserved = self.reserve(&agent, &request).await;
-        acquire.draft = place.is_some().then(|| draft(&self.env, &agent, &request, reserved.as_ref()));
+        acquire.draft = place.is_some().then(|| draft(&self.env, &agent, &request, reserved.as_ref(), acquire.session));
         let acquired = match self.acquire(tenant, request.sandbox, &acquire).await {
             // Its hints lead elsewhere by now: the same call again is still answered its own lease.
             Err(Error::CallAlreadyAdmitted { agent: own, .. }) if request.agent.is_none() && own != agent.id => {
@@ -194,7 +195,7 @@ impl Calls {
     }
 
     async fn reserve(&self, agent: &VoiceAgent, request: &Admit) -> Option<Reservation> {
-        if request.node.is_some() {
+        if request.node.is_some() || request.direct.is_some() {
             return None;
         }
         self.know_nodes(agent.tenant).await;
@@ -296,8 +297,16 @@ fn refusal(call: &CallId, acquired: &Acquired) -> Error {
     }
 }
 
-fn draft(env: &crate::domain::Env, agent: &VoiceAgent, request: &Admit, reserved: Option<&Reservation>) -> Draft {
+fn draft(
+    env: &crate::domain::Env,
+    agent: &VoiceAgent,
+    request: &Admit,
+    reserved: Option<&Reservation>,
+    session: SessionId,
+) -> Draft {
+    let direct = request.direct.clone().map(|direct| Direct::new(direct, &Routing::from(&agent.spec), session));
     Draft {
+        direct: direct.map(Arc::new),
         agent_revision: agent.revision,
         node: request.node.clone().or_else(|| reserved.map(|room| room.node().clone())),
         sandbox: request.sandbox,

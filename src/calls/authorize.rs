@@ -29,7 +29,9 @@ impl Calls {
                 return Err(Error::CallNotBoundToToken { call: call.clone() });
             }
             Principal::Call(_) => {}
-            Principal::Key(_) | Principal::Mesh(_) => principal.require(Scope::AiSessionsControlAdmin)?,
+            Principal::Key(_) | Principal::Mesh(_) | Principal::Connection(_) => {
+                principal.require(Scope::AiSessionsControlAdmin)?;
+            }
         }
         // Whoever may not drive the call does not use up its rate; who may does not wait for one after the other.
         let (session, within_rate) = tokio::join!(self.find_session(principal, call), self.check_rate(principal, call));
@@ -45,7 +47,7 @@ impl Calls {
                 }
                 Ok(session)
             }
-            Principal::Key(_) | Principal::Mesh(_) => {
+            Principal::Key(_) | Principal::Mesh(_) | Principal::Connection(_) => {
                 let session = self.sessions.of_call(principal.tenant(), call).await?;
                 // A sandbox key's hands do not reach a live call.
                 Ok(session.filter(|session| !principal.sandbox() || session.sandbox))

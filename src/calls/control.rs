@@ -289,10 +289,8 @@ impl Calls {
     pub async fn operation(&self, principal: &Principal, id: OperationId) -> Result<Operation> {
         let operation = self.operations.get(principal.tenant(), id).await?;
         let operation = operation.map(|operation| Operation { state: self.known_state(&operation), ..operation });
-        let visible = |operation: &Operation| match principal {
-            Principal::Call(bearer) => operation.session == bearer.session,
-            Principal::Key(_) | Principal::Mesh(_) => true,
-        };
+        let visible =
+            |operation: &Operation| principal.of_session().is_none_or(|bearer| operation.session == bearer.session);
         operation.filter(visible).ok_or_else(|| Error::not_found(Resource::Operation, id))
     }
 

@@ -13,12 +13,12 @@ pub(super) enum Credential {
 }
 
 impl Credential {
-    /// Nothing for a callback token: what it opens, its session closes.
+    /// Nothing for a token: what it opens, its session closes.
     pub(super) const fn of(principal: &Principal) -> Option<Self> {
         match principal {
             Principal::Key(bearer) => Some(Self::Key(bearer.secret)),
             Principal::Mesh(service) => Some(Self::Certificate { not_after: service.not_after }),
-            Principal::Call(_) => None,
+            Principal::Call(_) | Principal::Connection(_) => None,
         }
     }
 }

@@ -16,6 +16,7 @@ mod complete_session;
 mod control;
 mod credential;
 mod delete_agent;
+mod direct;
 mod finish;
 mod inquire;
 mod lanes;
@@ -43,6 +44,7 @@ pub use self::{
     admission::{Admission, Admit},
     await_slot::{AwaitSlot, Update, Waited},
     control::{Executed, Instruction},
+    direct::{CreateSession, Created},
     node_stream::{NodeStream, Welcome},
     recovery::SessionLiveCalls,
     renew::Presented,

@@ -100,9 +100,7 @@ impl Calls {
         let now = self.env.now();
         match event {
             CallEvent::WsConnected => self.note_change(&session, |session| session.state.ws_connected = true).await,
-            CallEvent::Answered => {
-                self.note_change(&session, |session| session.answered_at = session.answered_at.or(Some(now))).await
-            }
+            CallEvent::Answered => self.note_change(&session, |session| session.answer(now)).await,
             CallEvent::PartyState { held, caller_muted, agent_muted } => {
                 self.note_change(&session, |session| {
                     let state = &mut session.state;

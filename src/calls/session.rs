@@ -1,6 +1,6 @@
 //! Reads and ends sessions at a caller's word.
 
-use super::{Calls, finish::Node};
+use super::{Calls, authorize::require_active, finish::Node};
 use crate::{
     domain::{
         Error, Result,
@@ -41,21 +41,22 @@ impl Target {
 }
 
 impl Calls {
-    /// A callback token sees its own session alone; any other of its tenant, and any other call, it is not bound to.
+    /// A token sees its own session alone; any other of its tenant, and any other call, it is not bound to. With a
+    /// connection token comes the client.
     pub async fn session(&self, principal: &Principal, target: Target) -> Result<Session> {
         let tenant = principal.tenant();
-        let session = match (&target, principal) {
+        let session = match (&target, principal.of_session()) {
             // The token's own session, although its call may have a newer one by now.
-            (Target::Call(call), Principal::Call(bearer)) if *call == bearer.call => {
+            (Target::Call(call), Some(bearer)) if *call == bearer.call => {
                 self.sessions.get(tenant, bearer.session).await?
             }
             // Not looked for: the bearer is not told which other calls there are.
-            (Target::Call(call), Principal::Call(_)) => return Err(Error::CallNotBoundToToken { call: call.clone() }),
-            (Target::Call(call), _) => self.sessions.of_call(tenant, call).await?,
+            (Target::Call(call), Some(_)) => return Err(Error::CallNotBoundToToken { call: call.clone() }),
+            (Target::Call(call), None) => self.sessions.of_call(tenant, call).await?,
             (Target::Session(id), _) => self.sessions.get(tenant, *id).await?,
         };
         let Some(session) = session else { return Err(target.unknown()) };
-        if let Principal::Call(bearer) = principal {
+        if let Some(bearer) = principal.of_session() {
             if bearer.session != session.id {
                 return Err(Error::CallNotBoundToToken { call: session.call });
             }
@@ -63,12 +64,20 @@ impl Calls {
                 return Err(Error::TokenRevoked { jti: bearer.jti });
             }
         }
+        let session = match principal {
+            Principal::Connection(_) => self.connected(session).await?,
+            Principal::Call(_) | Principal::Key(_) | Principal::Mesh(_) => session,
+        };
         Ok(self.with_expiry(session).await)
     }
 
     /// As [`Calls::session`], with what is kept apart from it.
     pub async fn whole_session(&self, principal: &Principal, target: Target) -> Result<Whole> {
         let session = self.session(principal, target).await?;
+        if let Principal::Connection(_) = principal {
+            // Whoever shows the token now is not to be let in.
+            require_active(&session)?;
+        }
         let log = self.log_of(&session).await?;
         let posted = match session.record.posted {
             true => self.sessions.posted(session.tenant, session.id).await?,
@@ -103,7 +112,8 @@ impl Calls {
     /// The session with its lease's expiry as the slot store has it. The row's is as old as the last sweep, and will do
     /// while the store is away.
     async fn with_expiry(&self, session: Session) -> Session {
-        if !session.is_active() {
+        // A direct session's own time says when it ends.
+        if !session.is_active() || session.direct.is_some() {
             return session;
         }
         let leases = self.slots.leases(session.tenant, std::slice::from_ref(&session.call)).await;
@@ -113,7 +123,7 @@ impl Calls {
         }
     }
 
-    /// Revokes a callback token of the principal's tenant. The session goes on.
+    /// Revokes a token of the principal's tenant. The session goes on.
     pub async fn revoke_token(&self, principal: &Principal, which: Revoked, attempt: Attempt) -> Result<Revocation> {
         let (calls, principal) = (self.clone(), principal.clone());
         self.to_the_end(async move {

@@ -1,7 +1,7 @@
 //! Looks for sessions whose lease is gone, and ends them: no session outlives its slot.
 //!
 //! Every replica sweeps. That is safe because only one of them ends a given session, and cheap because only those are
-//! asked about whose lease was last known to run out by now.
+//! asked about whose lease was last known to run out by now. Leases that nobody else renews are renewed here.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Calls, finish::Node};
 use crate::domain::{
     Result, Timestamp,
+    direct::renew_at,
     ids::{CallId, TenantId},
     lease::{LEASE_TTL_MAX, Renewed},
     session::{Outcome, Session},
@@ -63,7 +64,7 @@ impl Calls {
         loop {
             let over = self.sessions.over(self.env.now(), BATCH).await?;
             for session in &over {
-                self.finish(session, Outcome::MaxDuration, Node::Tell).await?;
+                self.finish(session, session.outcome_at_its_time(), Node::Tell).await?;
             }
             if over.len() < usize::from(BATCH) {
                 return Ok(());
@@ -116,17 +117,20 @@ impl Calls {
     }
 
     async fn sweep_tenant(&self, tenant: TenantId, sessions: Vec<Session>) -> Result<usize> {
-        let leases: Vec<_> = sessions.iter().map(|session| (session.call.clone(), session.lease)).collect();
-        let fates = self.slots.fates(tenant, &leases).await?;
+        let (direct, hosted): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|session| session.direct.is_some());
+        let leases: Vec<_> = hosted.iter().map(|session| (session.call.clone(), session.lease)).collect();
+        let mut fates = if leases.is_empty() { Vec::new() } else { self.slots.fates(tenant, &leases).await? };
+        fates.extend(self.renew_direct(tenant, &direct).await?);
         let mut ended = 0;
-        for (session, fate) in sessions.into_iter().zip(fates) {
+        for (session, fate) in hosted.into_iter().chain(direct).zip(fates) {
             // Not before the next sweep, even if our clock is ahead of the store's.
             let now = self.env.now();
             let next = now.plus(Duration::from_millis(self.settings.sweep_interval_ms));
             match fate {
                 Renewed::Renewed { expires_at } | Renewed::Readmitted { expires_at } => {
                     let life = expires_at.since(now).min(LEASE_TTL_MAX);
-                    self.sessions.lease_known_until(tenant, session.id, expires_at.max(next), life).await?;
+                    let look_at = if session.direct.is_some() { renew_at(expires_at) } else { expires_at };
+                    self.sessions.lease_known_until(tenant, session.id, look_at.max(next), life).await?;
                 }
                 // The store has lost it: its holder has until the end of the recovery to bring it back.
                 Renewed::Missing => {

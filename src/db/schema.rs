@@ -136,6 +136,7 @@ table! {
         record -> Document,
         ends_at -> Nullable<Moment>,
         events -> BigInt,
+        direct -> Nullable<Document>,
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 /// Of a target, and of an idempotency key as it was sent: a SIP URI of the longest and what kind it is.
 const TEXT_MAX_CHARS: usize = 600;
 /// How our credentials begin.
-const CREDENTIALS: [&str; 3] = ["vg_live_", "vg_test_", "vg_cb_"];
+const CREDENTIALS: [&str; 4] = ["vg_live_", "vg_test_", "vg_cb_", "vg_ct_"];
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditEntry {

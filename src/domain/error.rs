@@ -79,7 +79,7 @@ pub enum Error {
     PageTokenInvalid,
     #[error("{0}")]
     Unauthenticated(CredentialFault),
-    #[error("the callback token was revoked")]
+    #[error("the token was revoked")]
     TokenRevoked { jti: uuid::Uuid },
     #[error("the credential lacks the scope {}", .0.as_str())]
     ScopeRequired(Scope),
@@ -158,7 +158,7 @@ fn of_call(call: &CallId, more: &[(&'static str, &str)]) -> Vec<(&'static str, S
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialFault {
-    #[error("no credential was sent: authorization: Bearer <API key or callback token>, or a client certificate")]
+    #[error("no credential was sent: authorization: Bearer <API key or token>, or a client certificate")]
     Missing,
     #[error("the credential is not valid")]
     Invalid,

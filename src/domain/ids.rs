@@ -164,6 +164,13 @@ chosen!(
     /// The telephony platform's name of a call.
     CallId, 128
 );
+impl CallId {
+    /// Of a session that no softswitch asked for.
+    pub fn minted(env: &Env) -> Self {
+        Self(format!("direct-{}", env.uuid()).into())
+    }
+}
+
 chosen!(
     /// A media node's name of itself.
     NodeId, 128

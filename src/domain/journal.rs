@@ -4,7 +4,7 @@
 //! frees the slot, and stays there until the database has it: whoever is killed in between, nothing of it is lost. Both
 //! are facts that never change, so writing one twice is writing it once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     clock::Timestamp,
+    direct::{Direct, renew_at},
     error::Result,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId},
     lease::{Direction, Lease, Released},
@@ -32,6 +33,7 @@ pub struct Draft {
     pub started_at: Timestamp,
     /// How long the lease is given at once.
     pub lease_ttl: Duration,
+    pub direct: Option<Arc<Direct>>,
 }
 
 /// How a session begins. Its routing is left out: that is the agent's at `agent_revision`, and may be long.
@@ -92,9 +94,14 @@ impl Opening {
     /// The session as it begins.
     pub fn into_session(self, tenant: TenantId, routing: Routing) -> Session {
         let Self { lease, direction, draft } = self;
-        let longest = routing.behavior.as_ref().and_then(|behavior| behavior.controls.max_duration());
+        let longest = || routing.behavior.as_ref()?.controls.max_duration();
+        let (ends_at, lease_expires_at) = match &draft.direct {
+            Some(direct) => (Some(direct.ends_at(draft.started_at)), renew_at(lease.expires_at)),
+            None => (longest().map(|longest| draft.started_at.plus(longest)), lease.expires_at),
+        };
         Session {
-            ends_at: longest.map(|longest| draft.started_at.plus(longest)),
+            ends_at,
+            direct: draft.direct,
             id: lease.session,
             tenant,
             call: lease.call,
@@ -114,7 +121,7 @@ impl Opening {
             started_at: draft.started_at,
             answered_at: None,
             ended_at: None,
-            lease_expires_at: lease.expires_at,
+            lease_expires_at,
             lease_ttl: draft.lease_ttl,
             version: 1,
         }
@@ -147,6 +154,8 @@ struct DraftText {
     m: JsonObject,
     t: i64,
     l: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    d: Option<Arc<Direct>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -166,6 +175,7 @@ impl Draft {
             m: self.metadata.clone(),
             t: self.started_at.as_micros(),
             l: u64::try_from(self.lease_ttl.as_millis()).unwrap_or(u64::MAX),
+            d: self.direct.clone(),
         };
         serde_json::to_vec(&text).expect("JSON takes texts, numbers and JSON")
     }
@@ -203,7 +213,7 @@ impl Opening {
         if SessionId::from_uuid(Uuid::from_bytes(*of)) != session {
             return None;
         }
-        let DraftText { c, r, n, s, m, t, l } = serde_json::from_slice(text).ok()?;
+        let DraftText { c, r, n, s, m, t, l, d } = serde_json::from_slice(text).ok()?;
         let lease = Lease {
             id: LeaseId::from_bytes(*id),
             call: c.parse().ok()?,
@@ -214,7 +224,7 @@ impl Opening {
         let node = n.map(|node| node.parse()).transpose().ok()?;
         let started_at = Timestamp::from_micros(t);
         let lease_ttl = Duration::from_millis(l);
-        let draft = Draft { agent_revision: r, node, sandbox: s, metadata: m, started_at, lease_ttl };
+        let draft = Draft { agent_revision: r, node, sandbox: s, metadata: m, started_at, lease_ttl, direct: d };
         Some(Self { lease, direction, draft })
     }
 }
@@ -226,7 +236,7 @@ fn kept(entry: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Env, ids::VoiceAgentId};
+    use crate::domain::{Env, direct::DirectRequest, ids::VoiceAgentId};
 
     fn opening(node: Option<&str>, metadata: JsonObject) -> Opening {
         let env = Env::system();
@@ -244,6 +254,7 @@ mod tests {
             metadata,
             started_at: Timestamp::from_micros(1_700_000_000_000_001),
             lease_ttl: Duration::from_secs(45),
+            direct: None,
         };
         Opening { lease, direction: Direction::Outbound, draft }
     }
@@ -273,6 +284,24 @@ mod tests {
             assert_eq!(session.lease_ttl, Duration::from_secs(45));
             assert_eq!(Opening::decode(SessionId::new(&Env::system()), &entry), None, "it is of another session");
         }
+    }
+
+    #[test]
+    fn a_direct_session_reads_back_with_all_that_is_its_own_and_ends_by_its_ttl() {
+        let mut opening = opening(None, JsonObject::new());
+        let request = DirectRequest {
+            participant: Some([("имя".to_owned(), "Ада".into())].into_iter().collect()),
+            context: Some("line\nline".to_owned()),
+            max_duration: Some(Duration::from_millis(1_500)),
+            ..DirectRequest::default()
+        };
+        let direct = Direct::new(request, &routing(), opening.lease.session);
+        opening.draft.direct = Some(Arc::new(direct));
+        let entry = entry(&opening);
+        assert_eq!(Opening::decode(opening.lease.session, &entry).as_ref(), Some(&opening));
+        let session = opening.clone().into_session(TenantId::new(&Env::system()), routing());
+        assert_eq!(session.expires_at(), opening.draft.started_at.plus(Duration::from_mins(10)));
+        assert!(session.lease_expires_at < opening.lease.expires_at, "it is renewed before it runs out");
     }
 
     #[test]

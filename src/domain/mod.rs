@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod clock;
 pub mod conference;
 pub mod destination;
+pub mod direct;
 pub mod error;
 pub mod event;
 pub mod event_pattern;

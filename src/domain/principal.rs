@@ -17,6 +17,8 @@ pub enum Principal {
     Key(KeyPrincipal),
     Mesh(MeshPrincipal),
     Call(CallPrincipal),
+    /// The AI service with what the client of a direct session has shown it.
+    Connection(CallPrincipal),
 }
 
 /// The bearer of an API key.
@@ -45,7 +47,7 @@ pub struct MeshPrincipal {
     pub not_after: Timestamp,
 }
 
-/// The bearer of a callback token: the AI service, for one call.
+/// The bearer of a token of one call's session: the AI service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallPrincipal {
     pub tenant: TenantId,
@@ -72,7 +74,7 @@ impl Principal {
         match self {
             Self::Key(key) => key.tenant,
             Self::Mesh(service) => service.tenant,
-            Self::Call(call) => call.tenant,
+            Self::Call(call) | Self::Connection(call) => call.tenant,
         }
     }
 
@@ -82,6 +84,7 @@ impl Principal {
             Self::Key(key) => format!("key:{}", key.prefix),
             Self::Mesh(service) => format!("mesh:{}", service.identity),
             Self::Call(call) => format!("call:{}", call.call),
+            Self::Connection(call) => format!("connection:{}", call.call),
         }
     }
 
@@ -90,16 +93,24 @@ impl Principal {
         match self {
             Self::Key(key) => key.prefix.clone(),
             Self::Mesh(service) => service.identity.clone(),
-            Self::Call(call) => call.jti.to_string(),
+            Self::Call(call) | Self::Connection(call) => call.jti.to_string(),
         }
     }
 
-    /// A callback token has none: what it may do follows from its call.
+    /// Of which session its token is, where it bears one.
+    pub const fn of_session(&self) -> Option<&CallPrincipal> {
+        match self {
+            Self::Call(bearer) | Self::Connection(bearer) => Some(bearer),
+            Self::Key(_) | Self::Mesh(_) => None,
+        }
+    }
+
+    /// A token has none: what it may do follows from its call.
     pub fn scopes(&self) -> Scopes {
         match self {
             Self::Key(key) => key.scopes,
             Self::Mesh(service) => service.scopes,
-            Self::Call(_) => Scopes::default(),
+            Self::Call(_) | Self::Connection(_) => Scopes::default(),
         }
     }
 
@@ -111,7 +122,7 @@ impl Principal {
         if self.has(scope) { Ok(()) } else { Err(Error::ScopeRequired(scope)) }
     }
 
-    /// What the caller's requests are counted against; a callback token's are counted a call.
+    /// What the caller's requests are counted against; a token's are counted a call.
     pub fn rate(&self) -> Option<(Subject, Rate)> {
         match self {
             Self::Key(key) => Some((Subject { scope: RateScope::ApiKey, id: *key.key.as_uuid() }, key.rate)),
@@ -119,7 +130,7 @@ impl Principal {
                 let subject = Subject { scope: RateScope::MeshIdentity, id: service.rate_id() };
                 Some((subject, Rate::per_minute(service.rate_limit_per_min)))
             }
-            Self::Call(_) => None,
+            Self::Call(_) | Self::Connection(_) => None,
         }
     }
 
@@ -127,7 +138,7 @@ impl Principal {
         match self {
             Self::Key(key) => key.sandbox,
             Self::Mesh(service) => service.sandbox,
-            Self::Call(_) => false,
+            Self::Call(_) | Self::Connection(_) => false,
         }
     }
 }
@@ -172,7 +183,8 @@ mod tests {
         let all = [
             (Principal::Key(key), "key:vg_test_ab12", true),
             (Principal::Mesh(service), "mesh:spiffe://mesh/flow", true),
-            (Principal::Call(call), "call:call-1", false),
+            (Principal::Call(call.clone()), "call:call-1", false),
+            (Principal::Connection(call), "connection:call-1", false),
         ];
         for (principal, actor, is_key_like) in all {
             assert_eq!((principal.actor().as_str(), principal.tenant()), (actor, tenant));

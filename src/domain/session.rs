@@ -8,6 +8,7 @@ use super::{
     behavior::Behavior,
     clock::Timestamp,
     conference::{Conference, Member, Monitor},
+    direct::Direct,
     ids::{CallId, LeaseId, NodeId, SessionId, TenantId, VoiceAgentId},
     lease::Direction,
     lease_token::LeaseClaim,
@@ -19,7 +20,7 @@ use super::{
 };
 
 words!(
-    /// EXPIRED: nobody ended it; its lease ran out.
+    /// EXPIRED: nobody ended it; its lease ran out, or its time before anybody connected.
     SessionStatus { Active = "ACTIVE", Ended = "ENDED", Expired = "EXPIRED" }
 );
 
@@ -71,7 +72,7 @@ impl Outcome {
     /// The status of a session with this outcome.
     pub const fn status(self) -> SessionStatus {
         match self {
-            Self::LeaseExpired | Self::NodeLost => SessionStatus::Expired,
+            Self::LeaseExpired | Self::NodeLost | Self::TokenExpired => SessionStatus::Expired,
             Self::TransferredAgentQueue
             | Self::TransferredE164
             | Self::TransferredSipUri
@@ -84,7 +85,6 @@ impl Outcome {
             | Self::WsDisconnected
             | Self::MaxDuration
             | Self::MaxTurns
-            | Self::TokenExpired
             | Self::Failed => SessionStatus::Ended,
         }
     }
@@ -291,7 +291,10 @@ pub struct Session {
     pub ended_at: Option<Timestamp>,
     /// When the session ends however well it goes.
     pub ends_at: Option<Timestamp>,
-    /// When the lease was to run out as last heard from the slot store; a hint of when to ask it again.
+    /// Of a client that streams to the agent directly; absent: the session of an admitted call.
+    pub direct: Option<Arc<Direct>>,
+    /// When the lease was to run out as last heard from the slot store; a hint of when to ask it again. Of a direct session,
+    /// whose lease the service itself renews, when it is time to.
     pub lease_expires_at: Timestamp,
     /// The longest life that the lease was last known to be given at once: how long its holder may be silent.
     pub lease_ttl: Duration,
@@ -331,6 +334,31 @@ impl Session {
     /// Turns after which the session ends.
     pub fn max_turns(&self) -> Option<u32> {
         self.routing.behavior.as_ref().map(|behavior| behavior.max_turns)
+    }
+
+    /// Until when it lasts if nothing extends it.
+    pub fn expires_at(&self) -> Timestamp {
+        match &self.direct {
+            Some(_) => self.ends_at.unwrap_or(self.lease_expires_at),
+            None => self.lease_expires_at,
+        }
+    }
+
+    /// Somebody is there to speak with.
+    pub fn answer(&mut self, now: Timestamp) {
+        if self.answered_at.is_none() {
+            self.answered_at = Some(now);
+            let ends_at = self.direct.as_ref().map(|direct| direct.ends_once_answered(self.started_at, now));
+            self.ends_at = ends_at.or(self.ends_at);
+        }
+    }
+
+    /// How it ends where `ends_at` has come.
+    pub const fn outcome_at_its_time(&self) -> Outcome {
+        match (&self.direct, self.answered_at) {
+            (Some(_), None) => Outcome::TokenExpired,
+            _ => Outcome::MaxDuration,
+        }
     }
 
     pub const fn is_active(&self) -> bool {

@@ -19,14 +19,21 @@ pub enum Access {
     Verb,
     /// A credential with this scope, or a callback token for its own call. Which call, the handler checks.
     ScopeOrToken(Scope),
+    /// The same, or a connection token for its own session.
+    ScopeOrEitherToken(Scope),
 }
 
 impl Access {
     pub fn check(self, principal: &Principal) -> Result<()> {
         match (self, principal) {
-            (Self::Verb | Self::ScopeOrToken(_), Principal::Call(_)) => Ok(()),
-            (Self::Verb, Principal::Key(_) | Principal::Mesh(_)) => principal.require(AiSessionsControlAdmin),
-            (Self::Scope(scope) | Self::ScopeOrToken(scope), _) => principal.require(scope),
+            (Self::Verb | Self::ScopeOrToken(_) | Self::ScopeOrEitherToken(_), Principal::Call(_))
+            | (Self::ScopeOrEitherToken(_), Principal::Connection(_)) => Ok(()),
+            (Self::Verb, Principal::Key(_) | Principal::Mesh(_) | Principal::Connection(_)) => {
+                principal.require(AiSessionsControlAdmin)
+            }
+            (Self::Scope(scope) | Self::ScopeOrToken(scope) | Self::ScopeOrEitherToken(scope), _) => {
+                principal.require(scope)
+            }
         }
     }
 }
@@ -80,10 +87,10 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/voxgate.v1.AdmissionService/SetLeadStatus", Access::Verb),
     ("/voxgate.v1.AdmissionService/ScheduleCallback", Access::Verb),
     ("/voxgate.v1.SessionService/CreateSession", Access::Scope(SlotsAcquire)),
-    ("/voxgate.v1.SessionService/GetSession", Access::ScopeOrToken(AiSessionsRead)),
+    ("/voxgate.v1.SessionService/GetSession", Access::ScopeOrEitherToken(AiSessionsRead)),
     ("/voxgate.v1.SessionService/ListSessions", Access::Scope(AiSessionsRead)),
     ("/voxgate.v1.SessionService/EndSession", Access::Verb),
-    ("/voxgate.v1.SessionService/CompleteSession", Access::Verb),
+    ("/voxgate.v1.SessionService/CompleteSession", Access::ScopeOrEitherToken(AiSessionsControlAdmin)),
     ("/voxgate.v1.SessionService/RevokeToken", Access::Scope(AiSessionsControlAdmin)),
     ("/voxgate.v1.SessionService/GetOperation", Access::ScopeOrToken(AiSessionsRead)),
     ("/voxgate.v1.SessionService/WatchEvents", Access::Scope(EventsRead)),
@@ -119,7 +126,7 @@ pub fn action(line: usize) -> &'static str {
 
 /// Whether attempts at the RPC on the `line` are written to the audit log, those that are refused here among them.
 pub fn is_audited(line: usize) -> bool {
-    TABLE[line].1 == Access::Verb || action(line) == "RevokeToken"
+    TABLE[line].1 == Access::Verb || matches!(action(line), "CompleteSession" | "RevokeToken")
 }
 
 #[cfg(test)]

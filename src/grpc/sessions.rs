@@ -8,6 +8,7 @@ use super::{
     convert::{
         audit::{read_audit_list, write_audit_list},
         completion::{read_completion, write_whole},
+        direct::{read_create, write_created},
         event::{read_watch, write_event},
         read,
         session::{read_outcome, write, write_operation},
@@ -34,6 +35,15 @@ use crate::{
 
 #[async_trait]
 impl SessionService for Api {
+    async fn create_session(
+        &self,
+        request: Request<v1::CreateSessionRequest>,
+    ) -> Result<Response<v1::CreateSessionResponse>, Status> {
+        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let created = self.calls.create_session(&principal, read_create(message)?).await?;
+        Ok(Response::new(write_created(&created)))
+    }
+
     async fn get_session(&self, request: Request<v1::GetSessionRequest>) -> Result<Response<v1::Session>, Status> {
         let Incoming { principal, message, .. } = Incoming::of(request)?;
         let target = message.target.map(|target| match target {
@@ -166,7 +176,7 @@ fn read_revoked(target: Option<RevokeTarget>) -> Answer<Revoked> {
     let revoked = match target {
         Some(RevokeTarget::Token(token)) => Some(Revoked::Token(token)),
         Some(RevokeTarget::Jti(jti)) => {
-            let parsed = jti.parse().map_err(|_| Fault::new("must be the jti of a callback token, a UUID"));
+            let parsed = jti.parse().map_err(|_| Fault::new("must be the jti of a token, a UUID"));
             faults.take("jti", parsed).map(Revoked::Jti)
         }
         None => faults.take("target", Err(Fault::new("token or jti is required"))),

@@ -88,7 +88,7 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     /// The call's active session, or else its newest.
     async fn of_call(&self, tenant: TenantId, call: &CallId) -> Result<Option<Session>>;
 
-    /// Writes `node`, `state` and `answered_at` if the row is still at `session.version` and active; the row is then one
+    /// Writes `node`, `state`, `answered_at` and `ends_at` if the row is still at `session.version` and active; the row is then one
     /// version further. False otherwise.
     async fn update(&self, tenant: TenantId, session: &Session) -> Result<bool>;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Directory, KeyUses, MeshIdentities, Revocations, TokenSigner, token};
+use super::{Directory, KeyUses, MeshIdentities, Revocations, TokenKind, TokenSigner};
 use crate::domain::{
     Env, Error, Result,
     certificate::ClientCertificate,
@@ -42,10 +42,13 @@ impl Authenticator {
     /// Reads what came behind `authorization: Bearer`.
     pub async fn authenticate(&self, bearer: Option<&str>) -> Result<Principal> {
         let bearer = bearer.ok_or(Error::Unauthenticated(CredentialFault::Missing))?;
-        if bearer.starts_with(token::PREFIX) {
-            let bearer = self.tokens.verify(bearer)?;
+        if let Some(kind) = TokenKind::of(bearer) {
+            let bearer = self.tokens.verify(kind, bearer)?;
             self.revocations.check(&bearer)?;
-            return Ok(Principal::Call(bearer));
+            return Ok(match kind {
+                TokenKind::Callback => Principal::Call(bearer),
+                TokenKind::Connection => Principal::Connection(bearer),
+            });
         }
         let invalid = || Error::Unauthenticated(CredentialFault::Invalid);
         let secret = KeySecret::parse(bearer).ok_or_else(invalid)?.hash();

@@ -1,7 +1,7 @@
 //! Tenants, their keys, and the tokens that calls carry.
 //!
 //! A key is found by the hash of its secret, or of the secret before, and by nothing else; whether it has expired or was
-//! revoked is for the caller to decide, who knows the time. [`TokenSigner`] makes and reads callback tokens,
+//! revoked is for the caller to decide, who knows the time. [`TokenSigner`] makes and reads tokens,
 //! [`MeshIdentities`] knows the services that need neither, [`RateLimits`] bounds what a caller may ask, and [`KeyUses`]
 //! remembers when a key last did.
 
@@ -26,7 +26,7 @@ pub use self::{
     revocations::{Revocation, Revocations, Revoked},
     service::{TenantPatch, Tenants},
     sql::SqlTenantStore,
-    token::{SealedTokenKey, SignedToken, TokenKey, TokenSigner},
+    token::{SealedTokenKey, SignedToken, TokenKey, TokenKind, TokenSigner},
 };
 use crate::domain::{
     Result,

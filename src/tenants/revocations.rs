@@ -1,4 +1,4 @@
-//! Callback tokens that were revoked: known to every replica within a second, and to the one that was asked at once.
+//! Tokens that were revoked: known to every replica within a second, and to the one that was asked at once.
 //!
 //! There are few, and each matters for a day at most, so a replica keeps all of them and asks nobody when a token is
 //! presented. It reads what is new twice a second, by the database's clock; what it may have missed while the database
@@ -67,7 +67,9 @@ impl Revocations {
                 Ok((bearer, until)) if bearer.tenant == tenant => (bearer.jti, until),
                 // Another tenant's is as good as none.
                 _ => {
-                    return Err(Error::Invalid(("token", Fault::new("must be a callback token of the tenant")).into()));
+                    return Err(Error::Invalid(
+                        ("token", Fault::new("must be a callback or connection token of the tenant")).into(),
+                    ));
                 }
             },
         };

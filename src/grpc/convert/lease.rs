@@ -78,6 +78,7 @@ fn read_admit(wire: v1::AcquireSlotRequest, principal: &Principal, faults: &mut 
         subprotocol,
         ttl,
         metadata: metadata?,
+        direct: None,
         sandbox: principal.sandbox(),
         validate_only: wire.validate_only,
         ticket: None,

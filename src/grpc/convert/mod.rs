@@ -4,6 +4,7 @@ pub(super) mod agent_request;
 pub(super) mod audit;
 pub(super) mod behavior;
 pub(super) mod completion;
+pub(super) mod direct;
 pub(super) mod event;
 pub(super) mod lease;
 pub(super) mod node;

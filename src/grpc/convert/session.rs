@@ -54,7 +54,12 @@ pub(crate) fn write_outcome(outcome: Option<Outcome>) -> i32 {
 }
 
 pub(crate) fn write(session: &Session) -> v1::Session {
+    let direct = session.direct.as_deref();
     v1::Session {
+        participant: direct.and_then(|direct| direct.participant.as_ref()).map(object),
+        context: direct.and_then(|direct| direct.context.clone()),
+        initial_message: direct.and_then(|direct| direct.initial_message.clone()),
+        websocket_url: direct.map(|direct| direct.websocket_url.clone()),
         id: session.id.to_string(),
         call_id: session.call.to_string(),
         tenant_id: session.tenant.to_string(),
@@ -67,7 +72,7 @@ pub(crate) fn write(session: &Session) -> v1::Session {
         started_at: Some(timestamp(session.started_at)),
         answered_at: session.answered_at.map(timestamp),
         ended_at: session.ended_at.map(timestamp),
-        expires_at: Some(timestamp(session.lease_expires_at)),
+        expires_at: Some(timestamp(session.expires_at())),
         metadata: Some(object(&session.metadata)),
         turn_count: number(session.state.turn_count),
         sandbox: session.sandbox,

@@ -124,6 +124,7 @@ pub(super) async fn update(conn: &mut Connection, pen: &Pen, tenant: TenantId, s
         sessions::node_id.eq(session.node.as_ref().map(|node| node.as_str().to_owned())),
         sessions::state.eq(Json::of(&session.state)?),
         sessions::answered_at.eq(session.answered_at.map(At)),
+        sessions::ends_at.eq(session.ends_at.map(At)),
         sessions::version.eq(sessions::version + 1),
     );
     let target = sessions::table

@@ -141,6 +141,7 @@ struct ListedRow {
     record: Json,
     ends_at: Option<At>,
     events: i64,
+    direct: Option<Json>,
 }
 
 impl TryFrom<ListedRow> for Session {
@@ -172,6 +173,7 @@ impl TryFrom<ListedRow> for Session {
             record: row.record,
             ends_at: row.ends_at,
             events: row.events,
+            direct: row.direct,
         }
         .try_into()
     }

@@ -52,6 +52,7 @@ pub(super) struct SessionRow {
     pub(super) record: Json,
     pub(super) ends_at: Option<At>,
     pub(super) events: i64,
+    pub(super) direct: Option<Json>,
 }
 
 impl SessionRow {
@@ -82,6 +83,7 @@ impl SessionRow {
             record: Json::of(&session.record)?,
             ends_at: session.ends_at.map(At),
             events: i64::try_from(Event::of_life(session).len()).unwrap_or(i64::MAX),
+            direct: session.direct.as_ref().map(Json::of).transpose()?,
         })
     }
 }
@@ -106,6 +108,7 @@ impl TryFrom<SessionRow> for Session {
             state: row.state.read("sessions.state")?,
             record: row.record.read("sessions.record")?,
             ends_at: row.ends_at.map(Into::into),
+            direct: row.direct.map(|direct| direct.read("sessions.direct")).transpose()?,
             status: word(SessionStatus::from_word(&row.status), "sessions.status")?,
             outcome: row.outcome.map(|outcome| word(Outcome::from_word(&outcome), "sessions.outcome")).transpose()?,
             started_at: row.started_at.into(),
@@ -178,6 +181,7 @@ pub(super) async fn insert(conn: &mut Connection, row: SessionRow) -> QueryResul
         row.record.into_sql::<Document>(),
         row.ends_at.into_sql::<Nullable<Moment>>(),
         row.events.into_sql::<BigInt>(),
+        row.direct.into_sql::<Nullable<Document>>(),
     ));
     let into = diesel::insert_into(sessions::table);
     let written = match conn {

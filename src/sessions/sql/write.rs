@@ -38,8 +38,8 @@ use crate::{
 /// In the order of the table's columns, of which the tenant is the first.
 const INSERT: &str = "INSERT INTO sessions (tenant_id, id, call_id, voice_agent_id, voice_agent_revision, lease_id, \
     fence, direction, node_id, sandbox, routing, metadata, state, status, outcome, started_at, answered_at, ended_at, \
-    lease_expires_at, version, lease_ttl_ms, record, ends_at, events) \
-    SELECT $1, * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) \
+    lease_expires_at, version, lease_ttl_ms, record, ends_at, events, direct) \
+    SELECT $1, * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25) \
     ON CONFLICT DO NOTHING RETURNING id";
 
 const END: &str = "UPDATE sessions SET status = e.status, outcome = e.outcome, ended_at = e.ended_at, \
@@ -306,7 +306,8 @@ async fn insert_rows(
                 .bind::<Array<BigInt>, _>(column!(lease_ttl_ms: i64))
                 .bind::<Array<Document>, _>(column!(record: Json))
                 .bind::<Array<Nullable<Moment>>, _>(column!(ends_at: Option<At>))
-                .bind::<Array<BigInt>, _>(column!(events: i64));
+                .bind::<Array<BigInt>, _>(column!(events: i64))
+                .bind::<Array<Nullable<Document>>, _>(column!(direct: Option<Json>));
             let found: Vec<Found> = Prepared(query).load(&mut pg.session).await?;
             inserted.extend(found.into_iter().map(|found| SessionId::from(found.id)));
         }

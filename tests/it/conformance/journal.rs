@@ -142,6 +142,7 @@ impl Home {
             metadata: [("key".to_owned(), "value".into())].into_iter().collect(),
             started_at: env.now(),
             lease_ttl: secs(60),
+            direct: None,
         };
         Acquire {
             agent: self.agent,

@@ -244,6 +244,7 @@ fn session(tenant: TenantId, agent: VoiceAgentId, on: &str) -> Session {
         state: CallState::default(),
         record: Record::default(),
         ends_at: None,
+        direct: None,
         status: SessionStatus::Active,
         outcome: None,
         started_at: at(0),

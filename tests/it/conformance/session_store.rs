@@ -6,10 +6,13 @@ use voxgate::{
     agents::Deleted,
     domain::{
         Env, Error, Result,
+        direct::{Direct, DirectRequest},
         error::Resource,
         ids::{LeaseId, SessionId, VoiceAgentId},
         lease::Direction,
+        page::PageRequest,
         session::{CallState, Outcome, Session, SessionStatus},
+        session_filter::SessionFilter,
     },
     sessions::{ActiveCall, Opened},
 };
@@ -32,6 +35,7 @@ on_every_backend![
     the_active_sessions_of_an_agent_are_listed_oldest_first,
     the_longest_overdue_are_due_first,
     those_that_have_lasted_as_long_as_they_may_are_told,
+    a_direct_session_reads_back_and_ends_sooner_once_it_is_answered,
     noting_a_lease_is_not_a_change,
     the_longest_lease_is_that_of_an_active_session_of_the_tenant,
     statuses_are_told_of_the_tenants_own_sessions,
@@ -292,6 +296,32 @@ async fn those_that_have_lasted_as_long_as_they_may_are_told(stores: &Stores) {
     assert_eq!(told(at(21), 10).await, ["early", "late"]);
     assert_eq!(told(at(21), 1).await, ["early"]);
     assert_eq!(get(stores, &late).await.ends_at, Some(at(20)));
+}
+
+async fn a_direct_session_reads_back_and_ends_sooner_once_it_is_answered(stores: &Stores) {
+    let tenant = stores.tenant().await;
+    let plain = session(tenant, stores.agent(tenant).await.id, "call");
+    let request = DirectRequest {
+        max_duration: Some(Duration::from_secs(30)),
+        participant: serde_json::json!({"имя": ["Ада", null]}).as_object().cloned(),
+        context: Some("two\nlines 🎧".into()),
+        ..DirectRequest::default()
+    };
+    let direct = Direct::new(request, &plain.routing, plain.id);
+    let ends_at = Some(direct.ends_at(plain.started_at));
+    let opened = Session { direct: Some(Arc::new(direct)), ends_at, ..plain };
+    stores.sessions.open(tenant, &opened).await.expect("an answer");
+    let mut read = get(stores, &opened).await;
+    assert_eq!(read, opened);
+    read.answer(at(5));
+    assert!(stores.sessions.update(tenant, &read).await.expect("an answer"));
+    let answered = get(stores, &opened).await;
+    assert_eq!((answered.answered_at, answered.ends_at), (Some(at(5)), Some(at(35))));
+    let over = stores.sessions.over(at(36), 10).await.expect("an answer");
+    assert!(over.iter().any(|session| session.id == opened.id));
+    let page = PageRequest { size: 10, after: None };
+    let listed = stores.sessions.list(tenant, SessionFilter::default(), page).await.expect("a page").sessions;
+    assert_eq!(listed[0].direct, opened.direct);
 }
 
 async fn the_longest_overdue_are_due_first(stores: &Stores) {

@@ -6,6 +6,7 @@ mod behavior_rules;
 mod completion;
 mod credentials;
 pub(crate) mod descriptors;
+mod direct_sessions;
 mod events;
 mod field_rules;
 mod forgeries;

@@ -9,7 +9,7 @@ use crate::harness::world::{World, on_both_backends};
 
 on_both_backends!(exactly_these_rpcs_are_not_implemented);
 
-pub(super) const UNIMPLEMENTED: &[&str] = &["SessionService/CreateSession"];
+pub(super) const UNIMPLEMENTED: &[&str] = &[];
 
 async fn exactly_these_rpcs_are_not_implemented(world: World) {
     let mut found = BTreeSet::new();

@@ -62,13 +62,15 @@ pub(super) enum Bearer {
     Foreign,
     /// Of the call that the request names, whose session has ended.
     Ended,
+    /// A connection token of a direct session of the own tenant.
+    Client,
 }
 
 impl Bearer {
     pub(super) const fn home(self) -> Target {
         match self {
             Self::Foreign => Target::Other,
-            Self::OwnCall | Self::Peer | Self::Ended => Target::Own,
+            Self::OwnCall | Self::Peer | Self::Ended | Self::Client => Target::Own,
         }
     }
 }
@@ -83,6 +85,7 @@ pub(super) async fn credentials(own: &Home, other: &Home, standing: &Holdings, e
         ("another call's token", &own.peer.callback_token, Bearer::Peer),
         ("a token of another tenant's call", &other.peer.callback_token, Bearer::Foreign),
         ("the token of an ended session", &ended.token, Bearer::Ended),
+        ("a connection token", &own.connection_token, Bearer::Client),
     ];
     all.extend(tokens.map(|(name, token, bearer)| Credential {
         name: name.to_owned(),

@@ -10,11 +10,11 @@ use voxgate::{
     },
     node_sim::Behaviour,
     proto::v1::{
-        AcquireSlotRequest, ApiKey, CreateWebhookEndpointRequest, EndSessionRequest, GetDefaultVoiceAgentRequest,
-        GetOperationRequest, GetSessionRequest, GetTenantRequest, GetVoiceAgentRequest, HoldRequest, LeaseRenewal,
-        LeaseState, ListApiKeysRequest, ListVoiceAgentsRequest, ListWebhookEndpointsRequest, Operation,
-        RenewSlotsRequest, Session, SessionStatus, Slot, Tenant, VoiceAgent, WebhookEndpoint, end_session_request,
-        get_session_request,
+        AcquireSlotRequest, ApiKey, CreateSessionRequest, CreateWebhookEndpointRequest, EndSessionRequest,
+        GetDefaultVoiceAgentRequest, GetOperationRequest, GetSessionRequest, GetTenantRequest, GetVoiceAgentRequest,
+        HoldRequest, LeaseRenewal, LeaseState, ListApiKeysRequest, ListVoiceAgentsRequest, ListWebhookEndpointsRequest,
+        Operation, RenewSlotsRequest, Session, SessionStatus, Slot, Tenant, VoiceAgent, WebhookEndpoint,
+        end_session_request, get_session_request,
     },
 };
 
@@ -22,7 +22,7 @@ use super::table::endpoint;
 use crate::harness::{
     client::{granted, refused},
     token::parts,
-    world::{TestNode, World, acquire, eventually, unique},
+    world::{TestNode, World, acquire, eventually, seconds, unique},
 };
 
 /// A tenant with a node, on the live side of the sandbox fence.
@@ -31,13 +31,21 @@ pub(super) struct Home {
     node: TestNode,
     /// A call beside those that the requests name.
     pub(super) peer: Slot,
+    /// Of a direct session beside them.
+    pub(super) connection_token: String,
 }
 
 impl Home {
     pub(super) async fn of(world: World) -> Self {
         let node = world.node(Behaviour::default()).await;
         let peer = admit(&world, &node, &world.agent(1).await.id).await;
-        Self { world, node, peer }
+        let request = CreateSessionRequest {
+            voice_agent_id: Some(world.agent(1).await.id),
+            ttl: Some(seconds(3_600)),
+            ..CreateSessionRequest::default()
+        };
+        let connection_token = granted(world.caller.sessions().create_session(request).await).connection_token;
+        Self { world, node, peer, connection_token }
     }
 }
 
@@ -71,7 +79,7 @@ pub(super) struct Holdings {
 
 impl Holdings {
     pub(super) async fn of(home: &Home) -> Self {
-        let Home { world, node, peer } = home;
+        let Home { world, node, peer, .. } = home;
         let agent = world.agent(10).await.id;
         let slot = admit(world, node, &agent).await;
         let hold = HoldRequest { call_id: slot.call_id.clone(), ..HoldRequest::default() };

@@ -34,10 +34,10 @@ on_both_backends!(
 );
 
 const RPCS: usize = 71;
-const CREDENTIALS: usize = 27;
+const CREDENTIALS: usize = 28;
 /// Rows that name nothing have one cell a credential, the others one a target.
 const NAMELESS: usize = 7;
-const NAMING: usize = 70;
+const NAMING: usize = 71;
 const CELLS: usize = CREDENTIALS * (NAMELESS + 3 * NAMING);
 /// No unary answer of this service takes longer, nor a stream's first.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,6 +84,7 @@ fn verdict(credential: &Credential, row: &Row, target: Target, names: &Holdings)
             }
         }
         (Power::Key { scopes, .. }, Needs::TokenOr(scope)) if !scopes.contains(&scope) => return lacks(scope),
+        (Power::Token(Bearer::Client), Needs::TokenOr(scope)) if !row.takes_connection_tokens() => return lacks(scope),
         (Power::Token(_), Needs::Scopes(needed)) => return lacks(needed[0]),
         _ => {}
     }

@@ -105,6 +105,11 @@ impl Row {
         matches!(self.needs, Needs::TokenOr(_)) && self.rpc.starts_with("AdmissionService/")
     }
 
+    /// What a connection token may ask, of its own session.
+    pub(super) fn takes_connection_tokens(&self) -> bool {
+        matches!(self.rpc, "SessionService/GetSession" | "SessionService/CompleteSession")
+    }
+
     /// Its answers may tell of every tenant.
     pub(super) fn is_an_operators(&self) -> bool {
         self.needs == OPERATOR
@@ -392,6 +397,10 @@ fn sessions() -> Vec<Row> {
     vec![
         row("SessionService/CreateSession", ACQUIRE, Names::Agent, |it| wire::CreateSessionRequest {
             voice_agent_id: Some(it.agent.clone()),
+            ..Default::default()
+        }),
+        row("SessionService/CreateSession", ACQUIRE, Names::Agent, |it| wire::CreateSessionRequest {
+            campaign_voice_agent_id: Some(it.agent.clone()),
             ..Default::default()
         }),
         row("SessionService/GetSession", SESSION_OR_TOKEN, Names::Session, |it| wire::GetSessionRequest {
