@@ -13,21 +13,9 @@ use crate::domain::{
 
 /// Secrets that are read in one go.
 const BATCH: u16 = 200;
-/// Walks after which it gives up and says how far it came.
-const WALKS_MAX: usize = 20;
 
 pub async fn rewrap(store: &dyn VoiceAgentStore, ring: &KeyRing, env: &Env) -> Result<Rewrapped> {
-    let mut all = Rewrapped::default();
-    for _ in 0..WALKS_MAX {
-        let (found, unopened) = walk(store, ring, env).await?;
-        all.rewrapped += found;
-        all.unopened = unopened;
-        if found == 0 {
-            all.done = true;
-            break;
-        }
-    }
-    Ok(all)
+    Rewrapped::by_walks(async || walk(store, ring, env).await).await
 }
 
 /// How many it rewrapped, and how many it could not open.

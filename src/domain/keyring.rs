@@ -77,6 +77,9 @@ impl fmt::Debug for Sealed {
     }
 }
 
+/// Walks past all secrets after which rewrapping gives up and says how far it came.
+const WALKS_MAX: usize = 20;
+
 /// What became of sealed secrets that were to come under the key that seals now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rewrapped {
@@ -88,6 +91,22 @@ pub struct Rewrapped {
 }
 
 impl Rewrapped {
+    /// Walks past all secrets until a walk finds nothing to do. Each answers how many it rewrapped, and how many it could not
+    /// open.
+    pub async fn by_walks(walk: impl AsyncFn() -> Result<(u64, u64)>) -> Result<Self> {
+        let mut all = Self::default();
+        for _ in 0..WALKS_MAX {
+            let (found, unopened) = walk().await?;
+            all.rewrapped += found;
+            all.unopened = unopened;
+            if found == 0 {
+                all.done = true;
+                break;
+            }
+        }
+        Ok(all)
+    }
+
     /// Both together.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

@@ -28,7 +28,7 @@ use crate::harness::{
     raw_node::{RawNode, hello},
     redis::{PATIENT, PrivateRedis, ask},
     server::TestServer,
-    world::{World, acquire, seconds, unique},
+    world::{World, acquire, eventually, seconds, unique},
 };
 
 const LEASE_S: i64 = 10;
@@ -195,6 +195,9 @@ async fn an_ended_call_does_not_come_back_and_a_lease_of_another_call_is_nobodys
     let [here, there] = &pair.worlds;
     let agent = here.agent(10).await;
     let (live, ended) = (here.admit(&agent.id).await, here.admit(&agent.id).await);
+    // A replica that has not seen the tenant asks the database whether it has live calls.
+    let written = async || (pair.servers[0].metric("voxgate_journal_entries") < 1.0).then_some(());
+    eventually("the sessions in the database", written).await;
     pair.lose_everything();
     assert!(!there.release(&ended).await, "there was nothing to free");
     let stolen = Slot { call_id: unique("thief"), ..live.clone() };
