@@ -197,8 +197,9 @@ async fn one_key_given_to_two_replicas_a_thousand_times_at_once_executes_once() 
                 *if held.replayed { &mut replays } else { &mut firsts } += 1;
             }
             Err(status) => {
-                let reason = status.reason();
-                assert!(matches!(&*reason, "IDEMPOTENCY_IN_PROGRESS" | "RATE_LIMITED"), "{status:?}");
+                // A thousand at once may also be more than the database's connections serve in their time.
+                let told_to_wait = ["IDEMPOTENCY_IN_PROGRESS", "RATE_LIMITED", "DATABASE_UNAVAILABLE"];
+                assert!(told_to_wait.contains(&status.reason().as_str()), "{status:?}");
                 assert!(status.retry_delay().is_some(), "{status:?}");
             }
         }

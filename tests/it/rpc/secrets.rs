@@ -258,11 +258,18 @@ async fn rewrapping_under_load_loses_nothing_and_frees_the_old_key() {
             })
         })
         .collect();
+    // Four writers take what a small machine has: the command is as patient as an operator is.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("voxgate.toml");
+    let patience = "[database]\nacquire_timeout_ms = 20_000\nstatement_timeout_ms = 20_000\n";
+    std::fs::write(&config, patience).expect("written");
     let rewrap = |ring: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_voxgate"));
-        command.args(["secrets", "rewrap"]).env("VOXGATE_DATABASE_URL", &database).env("VOXGATE_KEY_RING", ring);
+        command.args(["secrets", "rewrap"]).env("VOXGATE_CONFIG", &config);
+        command.env("VOXGATE_DATABASE_URL", &database).env("VOXGATE_KEY_RING", ring);
         let output = command.output().expect("voxgate runs");
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).trim().to_owned())
     };
     let (done, said) = tokio::task::block_in_place(|| rewrap(&both));
     assert!(done && said.starts_with("rewrapped "), "{said}");
