@@ -392,7 +392,8 @@ async fn all_replicas_hear_whose_nodes_have_come_or_gone() {
     let server = PrivateRedis::start();
     let (told, heard) = std::sync::mpsc::channel();
     let closing = CancellationToken::new();
-    let connect = || SharedRedis::connect(&server.url(), RedisSettings::default()).expect("a URL");
+    let settings = RedisSettings { command_timeout_ms: 3_000, ..RedisSettings::default() };
+    let connect = || SharedRedis::connect(&server.url(), settings.clone()).expect("a URL");
     let tell = move |tenant| told.send(tenant).expect("somebody hears");
     let _follower = RedisBus::start(connect(), ReplicaId::new(&Env::system()), TIMES, tell, closing.clone());
     let heard = std::sync::Mutex::new(heard);

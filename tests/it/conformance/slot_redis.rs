@@ -38,7 +38,9 @@ pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&st
 }
 
 fn store_at(url: &SecretString) -> Arc<SteadySlots> {
-    let store = RedisSlotStore::new(SharedRedis::connect(url, patient()).expect("a URL"));
+    // Two hundred thousand keys expire at once here.
+    let settings = RedisSettings { command_timeout_ms: 10_000, ..patient() };
+    let store = RedisSlotStore::new(SharedRedis::connect(url, settings).expect("a URL"));
     steady(Arc::new(store), Arc::new(SystemClock))
 }
 
