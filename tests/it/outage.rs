@@ -33,6 +33,8 @@ use crate::{
 };
 
 const CALLERS: usize = 24;
+/// With the budget that a database has in production, since it hangs, and with time for Redis, which does not.
+const IMPATIENT: &str = "[redis]\ncommand_timeout_ms = 10_000\nconnect_timeout_ms = 10_000\n";
 /// Of all callers together, where a pace is asked for.
 const CALLS_A_SECOND: u32 = 200;
 
@@ -50,8 +52,9 @@ impl Pair {
     async fn start() -> Self {
         let (postgres, redis) = (PrivatePostgres::start(), PrivateRedis::start());
         let database = postgres.database();
-        let first = TestServer::production(&database, redis.url().expose_secret());
-        let second = TestServer::production_with_key(&database, redis.url().expose_secret(), first.admin_key.clone());
+        let url = redis.url();
+        let first = TestServer::production_under(&database, url.expose_secret(), IMPATIENT);
+        let second = TestServer::configured(&database, url.expose_secret(), first.admin_key.clone(), IMPATIENT);
         let world = World::on(&first.addr, &first.admin_key).await;
         let worlds = [world.clone(), world.through(&second.addr)];
         let agent = world.agent(10_000).await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use voxgate::{
-    db::{Database, PoolSettings},
+    db::Database,
     domain::{
         Env,
         audit::{AuditEntry, AuditFilter},
@@ -14,7 +14,7 @@ use voxgate::{
 };
 
 use super::{Stores, all_at_once, at, call, on_every_backend};
-use crate::harness::postgres::{execute, fresh_database};
+use crate::harness::postgres::{execute, fresh_database, patient};
 
 on_every_backend![
     entries_read_back_as_they_were_written,
@@ -182,7 +182,7 @@ const REFUSED: [&str; 4] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_changes_no_entry_and_removes_none_that_is_younger_than_30_days() {
     let url = fresh_database();
-    let stores = Stores::of(Database::postgres(&url.clone().into(), PoolSettings::default()).expect("a url"), None);
+    let stores = Stores::of(patient(&url), None);
     let (tenant, young) = old_and_young(&stores).await;
     let within = |sql: &str| execute(&url, &format!("BEGIN; SET LOCAL voxgate.tenant = '{tenant}'; {sql}; COMMIT"));
     for sql in REFUSED.into_iter().chain(["TRUNCATE audit_entries"]) {

@@ -27,7 +27,10 @@ use voxgate::{
 };
 
 use super::{Stores, all_at_once, at, on_every_backend, session, tenant};
-use crate::harness::postgres::{PrivatePostgres, empty_database, execute, fresh_database};
+use crate::harness::{
+    postgres::{self as server, PATIENT, PrivatePostgres, empty_database, execute, fresh_database, withhold_writes},
+    world::eventually,
+};
 
 on_every_backend![it_answers_a_ping, migrating_again_changes_nothing, callers_who_go_away_leave_nothing_half_done,];
 
@@ -70,7 +73,7 @@ async fn callers_who_go_away_leave_nothing_half_done(stores: &Stores) {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_who_go_away_cost_the_pool_no_connection() {
     let url = fresh_database();
-    let database = connect(&url, PoolSettings { max_connections: 1, ..PoolSettings::default() });
+    let database = connect(&url, PoolSettings { max_connections: 1, ..PATIENT });
     let stores = Stores::of(database, None);
     let tenant = stores.tenant().await;
     let agent = stores.agent(tenant).await.id;
@@ -85,11 +88,11 @@ async fn callers_who_go_away_cost_the_pool_no_connection() {
 async fn eight_replicas_migrate_a_fresh_postgres_at_once() {
     let url = empty_database();
     all_at_once(8, |_| {
-        let database = connect(&url, PoolSettings::default());
+        let database = connect(&url, PATIENT);
         async move { database.migrate().await.expect("migrated") }
     })
     .await;
-    SqlTenantStore::new(connect(&url, PoolSettings::default())).create(&tenant("Ada")).await.expect("written");
+    SqlTenantStore::new(connect(&url, PATIENT)).create(&tenant("Ada")).await.expect("written");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +110,7 @@ async fn two_processes_migrate_one_sqlite_file_at_once() {
 #[tokio::test]
 async fn migrations_run_on_a_current_thread_runtime() {
     let url = empty_database();
-    connect(&url, PoolSettings::default()).migrate().await.expect("migrated");
+    connect(&url, PATIENT).migrate().await.expect("migrated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +124,7 @@ async fn migrations_go_down_and_up_again() {
         execute(&url, &down).expect("down");
     }
     execute(&url, "DELETE FROM __diesel_schema_migrations").expect("forgotten");
-    let database = connect(&url, PoolSettings::default());
+    let database = connect(&url, PATIENT);
     database.migrate().await.expect("up");
     SqlTenantStore::new(database).create(&tenant("Ada")).await.expect("written");
 }
@@ -175,7 +178,7 @@ async fn a_stopped_postgres_is_unavailable_and_a_started_one_answers_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_the_server_ends_are_replaced() {
     let url = fresh_database();
-    let database = connect(&url, PoolSettings { max_connections: 2, ..PoolSettings::default() });
+    let database = connect(&url, PoolSettings { max_connections: 2, ..PATIENT });
     for _ in 0..5 {
         all_at_once(8, |_| {
             let database = database.clone();
@@ -195,41 +198,45 @@ async fn connections_that_the_server_ends_are_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_waits_too_long_is_unavailable() {
     let url = fresh_database();
-    let settings = PoolSettings { statement_timeout_ms: 200, ..PoolSettings::default() };
+    let settings = PoolSettings { statement_timeout_ms: 200, ..PATIENT };
     let tenants = SqlTenantStore::new(connect(&url, settings));
     tenants.create(&tenant("Ada")).await.expect("written");
-    let lock = tokio::task::spawn_blocking({
-        let url = url.clone();
-        move || execute(&url, "BEGIN; LOCK TABLE tenants; SELECT pg_sleep(1.5); COMMIT")
-    });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let lock = withhold_writes(&url, "tenants").await;
     let blocked = tenants.create(&tenant("Bob")).await;
     assert!(is_unavailable(&blocked), "{blocked:?}");
-    lock.await.expect("no panic").expect("locked");
+    drop(lock);
     tenants.create(&tenant("Bob")).await.expect("the lock is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_stays_exhausted_is_unavailable() {
     let url = fresh_database();
-    let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 200, ..PoolSettings::default() };
+    let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 1_000, ..PATIENT };
     let database = connect(&url, settings);
     let tenants = Arc::new(SqlTenantStore::new(database.clone()));
+    until_found(&database).await;
     tenants.create(&tenant("Ada")).await.expect("written");
-    let lock = tokio::task::spawn_blocking({
-        let url = url.clone();
-        move || execute(&url, "BEGIN; LOCK TABLE tenants; SELECT pg_sleep(1.5); COMMIT")
-    });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let lock = withhold_writes(&url, "tenants").await;
     let holder = tokio::spawn({
         let tenants = tenants.clone();
         async move { tenants.create(&tenant("Bob")).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let observer = server::connect(&url).await;
+    eventually("the only connection to wait for the lock", async || {
+        let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND database = \
+                       (SELECT oid FROM pg_database WHERE datname = current_database())";
+        (!observer.query(waiting, &[]).await.expect("an answer").is_empty()).then_some(())
+    })
+    .await;
     assert!(is_unavailable(&database.ping().await));
+    drop(lock);
     holder.await.expect("no panic").expect("the lock is gone");
-    lock.await.expect("no panic").expect("locked");
-    database.ping().await.expect("a connection");
+    until_found(&database).await;
+}
+
+/// Where a test takes the time to connect from its subject, a machine that stands still may need another try.
+async fn until_found(database: &Database) {
+    eventually("a connection", async || database.ping().await.ok()).await;
 }
 
 /// Where the Postgres of a test's URL listens.
@@ -264,12 +271,13 @@ async fn a_postgres_that_falls_silent_is_unavailable() {
     let (url, silence) = proxy(&fresh_database()).await;
     let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 300, statement_timeout_ms: 100 };
     let database = connect(&url, settings);
-    database.ping().await.expect("it is there");
+    until_found(&database).await;
     silence.send_replace(true);
     assert!(is_unavailable(&database.ping().await), "its connection is silent");
     assert!(is_unavailable(&database.ping().await), "a new one cannot be made");
     silence.send_replace(false);
-    database.ping().await.expect("the silent connection was thrown away");
+    // The silent connection was thrown away.
+    until_found(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use voxgate::{
-    db::{Database, PoolSettings},
     domain::{
         Env, Timestamp,
         event::{EventFilter, EventType, Recording},
@@ -26,7 +25,7 @@ use super::{
     operation_store::{carry_out, events, on},
     session,
 };
-use crate::harness::postgres::fresh_database;
+use crate::harness::postgres::{fresh_database, patient};
 
 on_every_backend![
     a_life_is_told_from_its_beginning_to_its_end,
@@ -472,7 +471,7 @@ async fn a_sequencer_is_told_of_news_and_finds_the_rest_by_itself(stores: &Store
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_transaction_that_is_held_open_is_read_by_who_has_read_on() {
     let url = fresh_database();
-    let stores = Stores::of(Database::postgres(&url.clone().into(), PoolSettings::default()).expect("a url"), None);
+    let stores = Stores::of(patient(&url), None);
     let tenant = stores.tenant().await;
     let held = stores.session(tenant, "held").await;
     stores.events.sequence(tenant, 100).await.expect("an answer");

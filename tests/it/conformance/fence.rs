@@ -6,10 +6,9 @@ use diesel::{
     sql_types::{BigInt, Text},
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
-use voxgate::db::{Database, PoolSettings};
 
 use super::Stores;
-use crate::harness::postgres::{as_superuser, execute, fresh_database};
+use crate::harness::postgres::{as_superuser, execute, fresh_database, patient};
 
 #[derive(QueryableByName)]
 struct Table {
@@ -44,7 +43,7 @@ async fn count(connection: &mut AsyncPgConnection, condition: &str, table: &Tabl
 /// One row of each kind, of two tenants.
 async fn filled() -> (String, String, String) {
     let url = fresh_database();
-    let database = Database::postgres(&url.clone().into(), PoolSettings::default()).expect("a url");
+    let database = patient(&url);
     let stores = Stores::of(database, None);
     let (ours, theirs) = (stores.tenant().await, stores.tenant().await);
     for tenant in [ours, theirs] {
@@ -93,7 +92,7 @@ async fn a_tenants_reach_writes_no_row_of_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_bypasses_the_fence_is_refused() {
     let url = as_superuser(&fresh_database());
-    let database = Database::postgres(&url.into(), PoolSettings::default()).expect("a url");
+    let database = patient(&url);
     let error = database.ping().await.expect_err("refused");
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(cause.contains("bypasses row-level security"), "{cause}");

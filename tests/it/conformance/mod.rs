@@ -32,7 +32,7 @@ use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 use voxgate::{
     agents::{SqlVoiceAgentStore, VoiceAgentStore},
-    db::{Database, PoolSettings},
+    db::Database,
     domain::{
         Env, Timestamp,
         ids::{CallId, LeaseId, SessionId, TenantId, VoiceAgentId},
@@ -93,7 +93,7 @@ struct Stores {
 impl Stores {
     fn postgres() -> Self {
         let url = postgres::fresh_database();
-        let db = Database::postgres(&url.clone().into(), PoolSettings::default()).expect("a url");
+        let db = postgres::patient(&url);
         Self { place: url, ..Self::of(db, None) }
     }
 

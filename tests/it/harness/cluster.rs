@@ -96,7 +96,7 @@ impl ClusterSet {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("it is told");
             line.trim().parse().expect("a number")
         };
-        wait_for("epochs to be known", Duration::from_secs(10), || {
+        wait_for("epochs to be known", Duration::from_secs(30), || {
             let newest = (0..self.servers.len()).map(|other| epoch(other, "cluster_my_epoch")).max();
             (Some(epoch(place, "cluster_current_epoch")) >= newest).then_some(())
         });

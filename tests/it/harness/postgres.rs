@@ -30,12 +30,20 @@ static SHARED: LazyLock<PrivatePostgres> = LazyLock::new(|| {
     server.create(TEMPLATE, "template0");
     let template = server.url(TEMPLATE);
     blocking(async move {
-        let database = Database::postgres(&template.into(), PoolSettings::default()).expect("a url");
-        database.migrate().await.expect("the template is migrated");
+        patient(&template).migrate().await.expect("the template is migrated");
     });
     server
 });
 static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// For a machine that is shared with others and may stop for seconds.
+pub(crate) const PATIENT: PoolSettings =
+    PoolSettings { max_connections: 16, acquire_timeout_ms: 20_000, statement_timeout_ms: 20_000 };
+
+/// The database of a URL, by a caller who has time.
+pub(crate) fn patient(url: &str) -> Database {
+    Database::postgres(&url.to_owned().into(), PATIENT).expect("a url")
+}
 
 /// The URL of a migrated database that nobody else uses.
 pub(crate) fn fresh_database() -> String {

@@ -58,7 +58,7 @@ impl Process {
             guard.current_dir(current);
         }
         let guard = guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh starts");
-        let pid = wait_for("the process id", Duration::from_secs(10), || {
+        let pid = wait_for("the process id", Duration::from_secs(30), || {
             fs::read_to_string(dir.join("pid")).ok()?.trim().parse().ok()
         });
         Self { guard, dir, pid }

@@ -60,7 +60,7 @@ impl RawNode {
     }
 
     pub(crate) async fn hear(&mut self) -> Result<Option<Told>, Status> {
-        let heard = tokio::time::timeout(Duration::from_secs(5), self.inbox.message()).await;
+        let heard = tokio::time::timeout(Duration::from_secs(20), self.inbox.message()).await;
         Ok(heard.expect("silence")?.and_then(|message| message.message))
     }
 

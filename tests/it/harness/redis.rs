@@ -22,12 +22,14 @@ use super::{
 
 static SHARED: LazyLock<PrivateRedis> = LazyLock::new(PrivateRedis::start);
 
-/// The budget of a command on a machine that runs many tests at once, where 50 ms are not much.
-pub(crate) const PATIENT: &str = "[redis]\ncommand_timeout_ms = 3_000\n";
-
-/// The same for a store of a test's own.
+/// A store's budget on a machine that is shared with others and may stop for seconds, where 50 ms are not much.
 pub(crate) fn patient() -> RedisSettings {
-    RedisSettings { command_timeout_ms: 500, ..RedisSettings::default() }
+    RedisSettings { command_timeout_ms: 10_000, connect_timeout_ms: 10_000, ..RedisSettings::default() }
+}
+
+/// Where a server falls silent and the test waits for its callers to notice.
+pub(crate) fn brisk() -> RedisSettings {
+    RedisSettings { command_timeout_ms: 1_500, connect_timeout_ms: 1_500, ..RedisSettings::default() }
 }
 
 /// Asks a server one thing, whatever its URL says about logins.

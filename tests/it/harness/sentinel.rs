@@ -111,7 +111,7 @@ fn sentinel(master: u16) -> (u16, Process) {
     let mut command = Command::new(find_program(&["redis-server"], &[], "apt-get install redis-server"));
     command.arg(&file).arg("--sentinel");
     let process = Process::start(dir, &command);
-    wait_for("a sentinel", Duration::from_secs(10), || {
+    wait_for("a sentinel", Duration::from_secs(30), || {
         assert!(process.is_running(), "the sentinel ended: {}", process.log());
         said(port, "port")
     });

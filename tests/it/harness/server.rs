@@ -11,7 +11,7 @@ use std::{
 
 use secrecy::ExposeSecret as _;
 use voxgate::{
-    db::{Database, PoolSettings},
+    db::Database,
     domain::keyring::KeyRing,
     tenants::{SqlTenantStore, TenantStore as _, TokenKey},
 };
@@ -53,8 +53,8 @@ pub(crate) struct TestServer {
 
 /// A machine that is shared with others may stop for seconds. What a sick store does to callers is the subject of tests
 /// with servers of their own; to all others it is a mistake of the test.
-const PATIENT: &str = "[database]\nacquire_timeout_ms = 20_000\nstatement_timeout_ms = 20_000\n\
-    [redis]\ncommand_timeout_ms = 20_000\nconnect_timeout_ms = 20_000\n";
+pub(crate) const PATIENT: &str = "[database]\nacquire_timeout_ms = 20_000\nstatement_timeout_ms = 20_000\n\
+    [redis]\ncommand_timeout_ms = 10_000\nconnect_timeout_ms = 10_000\n";
 
 static EMBEDDED: LazyLock<TestServer> = LazyLock::new(|| outside_of_any_runtime(TestServer::embedded));
 static POSTGRES_REDIS: LazyLock<TestServer> = LazyLock::new(|| {
@@ -132,7 +132,7 @@ impl TestServer {
 
     /// Another replica on the same stores, whose operator's key is known already.
     pub(crate) fn production_with_key(database_url: &str, redis_url: &str, key: String) -> Self {
-        Self::configured(database_url, redis_url, key, redis::PATIENT)
+        Self::configured(database_url, redis_url, key, PATIENT)
     }
 
     /// Another replica under a configuration of its own.
@@ -145,7 +145,7 @@ impl TestServer {
     pub(crate) fn production_with(database_url: &str, redis_url: &str, limits: &str) -> Self {
         let stores = stores(database_url, redis_url);
         let key = operator_key(&stores);
-        Self::configured(database_url, redis_url, key, &format!("{limits}{}", redis::PATIENT))
+        Self::configured(database_url, redis_url, key, &format!("{limits}{PATIENT}"))
     }
 
     /// A number that `/metrics` tells; 0 where nothing was counted yet.
@@ -159,7 +159,7 @@ impl TestServer {
     pub(crate) fn production_with_ring(database_url: &str, redis_url: &str, key: &str, ring: &str) -> Self {
         let mut stores = stores(database_url, redis_url);
         stores[2].1 = ring;
-        let dir = configured(redis::PATIENT, &[]);
+        let dir = configured(PATIENT, &[]);
         Self::start(dir, &["serve", "--config", CONFIG_FILE], &stores, key.to_owned())
     }
 
@@ -214,7 +214,7 @@ impl TestServer {
     /// What it signs callback tokens with, for those that it would not sign.
     pub(crate) async fn token_key(&self) -> TokenKey {
         let (database, ring) = match &self.stores {
-            Some((url, ring)) => (Database::postgres(&url.clone().into(), PoolSettings::default()), ring.clone()),
+            Some((url, ring)) => (Ok(postgres::patient(url)), ring.clone()),
             None => {
                 let ring = std::fs::read_to_string(self.data_dir().join("key-ring")).expect("a key ring");
                 (Database::sqlite(&self.data_dir().join("voxgate.db")), ring)
@@ -271,7 +271,7 @@ impl Prepared {
 
     /// `voxgate serve` on them, by a configuration with TLS that names `files` in its folder.
     pub(crate) fn serve_tls(&self, config: &str, files: &[(&str, &str)]) -> TestServer {
-        let dir = configured(&format!("{config}\n{}", redis::PATIENT), files);
+        let dir = configured(&format!("{config}\n{PATIENT}"), files);
         let args = ["serve", "--config", CONFIG_FILE];
         let stores = stores(&self.database_url, &self.redis_url);
         let mut server = TestServer::start(dir, &args, &stores, self.admin_key.clone());

@@ -14,7 +14,7 @@ use crate::harness::{
     chaos::ChaosProxy,
     client::Explained as _,
     postgres,
-    redis::{PrivateRedis, patient},
+    redis::{PrivateRedis, brisk},
     server::TestServer,
     world::{World, acquire, unique},
 };
@@ -40,7 +40,7 @@ async fn a_redis_that_swallows_everything_costs_the_first_callers_one_budget_and
     // Each worker may have been waiting when it began.
     assert!(asked.slower_than(Duration::from_millis(25)) <= WORKERS, "{asked}");
     proxy.heal();
-    let found = load.grants(WORKERS, Duration::from_secs(2)).await;
+    let found = load.grants(WORKERS, Duration::from_secs(20)).await;
     println!("found again after {found:?}");
     load.stop().await;
 }
@@ -111,7 +111,7 @@ async fn while_redis_swallows_everything_an_acquire_is_refused_within_a_tenth_of
     proxy.heal();
     let healed = Instant::now();
     while world.try_admit(acquire(&unique("call"), &agent.id)).await.is_err() {
-        assert!(healed.elapsed() < Duration::from_secs(2), "it is found again");
+        assert!(healed.elapsed() < Duration::from_secs(20), "it is found again");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     println!("admitted again {:?} after the network was", healed.elapsed());
@@ -121,7 +121,7 @@ async fn while_redis_swallows_everything_an_acquire_is_refused_within_a_tenth_of
 async fn a_connection_that_is_reset_costs_one_command_and_the_next_waits_for_the_new_one() {
     let redis = PrivateRedis::start();
     let proxy = ChaosProxy::to(redis.port());
-    let caller = caller_at(&format!("redis://127.0.0.1:{}", proxy.port()), patient());
+    let caller = caller_at(&format!("redis://127.0.0.1:{}", proxy.port()), brisk());
     let agent = caller.agent();
     caller.grant(&caller.ask(agent, "before")).await;
     // Longer than the time in which a second failure is held against the server.

@@ -12,7 +12,7 @@ use crate::{
         chaos::ChaosProxy,
         hosts::{self, Cable, Host},
         process::wait_for,
-        redis::{Place, PrivateRedis, ask, patient},
+        redis::{Place, PrivateRedis, ask, brisk},
     },
 };
 
@@ -111,7 +111,7 @@ async fn leases_that_were_not_replicated_are_all_the_excess_and_it_is_gone_after
         return;
     }
     let pair = Pair::start().await;
-    let (before, after) = (caller_at(&url(&pair.old), patient()), caller_at(&url(&pair.new), patient()));
+    let (before, after) = (caller_at(&url(&pair.old), brisk()), caller_at(&url(&pair.new), brisk()));
     // The same tenant on both sides.
     let after = Caller { tenant: before.tenant, ..after };
     let (agent, most, ttl) = (before.agent(), 10, 10);
@@ -163,10 +163,10 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
         return;
     }
     let pair = Pair::start().await;
-    let before = caller_at(&url(&pair.old), patient());
+    let before = caller_at(&url(&pair.old), brisk());
     let kept = before.grant(&Acquire { ttl: secs(3), ..before.ask(before.agent(), "kept") }).await;
     let load = Load::start(std::slice::from_ref(&before), 16);
-    load.grants(200, secs(10)).await;
+    load.grants(200, secs(20)).await;
 
     pair.cut();
     let (cut, granted) = (Instant::now(), load.granted());
@@ -183,7 +183,7 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
     assert!(silent_after < secs(4), "{silent_after:?}");
 
     pair.promote();
-    let after = caller_at(&url(&pair.new), patient());
+    let after = caller_at(&url(&pair.new), brisk());
     let agent = after.agent();
     // Writers on both sides.
     for round in 0..50 {
@@ -203,7 +203,7 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
 
     // Its replica is back, the releases that were kept are heard, and nothing is held.
     pair.heal();
-    load.grants(50, secs(5)).await;
+    load.grants(50, secs(20)).await;
     load.stop().await;
 }
 
@@ -216,7 +216,7 @@ async fn a_replica_answers_no_question_about_leases() {
     })
     .await
     .expect("started");
-    let caller = caller_at(&format!("redis://127.0.0.1:{}", replica.port()), patient());
+    let caller = caller_at(&format!("redis://127.0.0.1:{}", replica.port()), brisk());
     let lease = caller.ask(caller.agent(), "call");
     unavailable(&caller.store.acquire(caller.tenant, &lease).await.expect_err("a replica"));
     unavailable(&caller.store.leases(caller.tenant, std::slice::from_ref(&lease.call)).await.expect_err("a replica"));

@@ -192,13 +192,14 @@ async fn a_failure_lasts_for_as_many_commands_as_its_script_says(world: World) {
 }
 
 async fn a_node_is_slow_with_the_verbs_that_its_script_names(world: World) {
-    let call = Driven::by(world, &["hold:slow=2000"]).await;
+    let call = Driven::by(world, &["hold:slow=6000"]).await;
     let request = HoldRequest { call_id: call.call(), ..HoldRequest::default() };
-    let answer = call.service.calls().hold(within(Duration::from_millis(500), request)).await;
+    let answer = call.service.calls().hold(within(Duration::from_secs(3), request)).await;
     let status = refused(answer, Code::DeadlineExceeded, "OPERATION_PENDING");
     let id = status.metadata_of_reason()["operation_id"].clone();
     let request = SendDtmfRequest { call_id: call.call(), digits: "1".into(), ..SendDtmfRequest::default() };
-    granted(call.service.calls().send_dtmf(within(Duration::from_secs(1), request)).await);
+    granted(call.service.calls().send_dtmf(request).await);
+    assert_ne!(call.operation(&id).await.state(), OperationState::Succeeded, "the other verb did not wait for it");
     let succeeded =
         async || Some(call.operation(&id).await).filter(|operation| operation.state() == OperationState::Succeeded);
     eventually("the slow answer", succeeded).await;
