@@ -18,7 +18,7 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	scripts/check-deps.sh
 	scripts/check-proto.sh
 	scripts/check-chart.sh
-	cargo build --locked
+	cargo test --locked --no-run
 	scripts/walk.sh embedded
 	scripts/walk.sh postgres-redis
 

@@ -79,7 +79,7 @@ once() {
 # cargo_install PACKAGE@VERSION [OPTION…]: into .tools, from source, quickly rather than fast: tools run for seconds. A
 # target folder of its own keeps the project's artefacts apart, and is dropped afterwards.
 cargo_install() {
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=0 \
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=0 \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_TARGET_DIR=$tools/build \
         cargo install --quiet --locked --force --root "$tools" "$@"
     rm -rf "$tools/build"
