@@ -8,8 +8,10 @@
 //! Entries are in this process alone until they are committed; a replica that is killed takes them along, and with
 //! them what was never answered, a second of a flood, and what waited for a database that was away.
 
+mod floods;
+
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -25,10 +27,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::floods::Floods;
 use crate::domain::{
     Error, Result,
     audit::{AuditEntry, AuditFilter},
-    ids::{CallId, TenantId},
+    ids::TenantId,
     page::{Cursor, PageRequest},
 };
 
@@ -43,10 +46,6 @@ pub const AUDIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an entry waits for the database: a failover.
 const KEPT_FOR: Duration = Duration::from_mins(1);
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(250);
-/// Denials for the rate that come within it are one entry.
-const FLOOD: Duration = Duration::from_secs(1);
-/// Entries of one actor's flood; beyond them what it asked and of which call is told no more.
-const FLOOD_KINDS_MAX: usize = 32;
 
 /// Entries, newest first, and where the next page starts.
 #[derive(Debug, Clone)]
@@ -78,8 +77,7 @@ pub struct AuditLog {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    /// By whom they are.
-    floods: HashMap<(TenantId, String), Flood>,
+    floods: Floods,
 }
 
 #[derive(Debug)]
@@ -92,37 +90,6 @@ struct Waiting {
 impl Waiting {
     fn new(entry: AuditEntry) -> Self {
         Self { entry, since: Instant::now(), written: None }
-    }
-}
-
-#[derive(Debug)]
-struct Flood {
-    ends_at: Instant,
-    kinds: HashMap<Kind, (AuditEntry, u64)>,
-}
-
-/// What makes denials alike.
-type Kind = (String, String, Option<CallId>);
-
-impl Flood {
-    fn take(&mut self, entry: AuditEntry) {
-        let mut kind = (entry.action.clone(), entry.target.clone(), entry.call.clone());
-        let mut entry = entry;
-        // Under whichever keys they came.
-        entry.details.clear();
-        if !self.kinds.contains_key(&kind) && self.kinds.len() >= FLOOD_KINDS_MAX {
-            // Those of one action together.
-            (entry.target, entry.call, entry.session) = (String::new(), None, None);
-            kind = (entry.action.clone(), String::new(), None);
-        }
-        self.kinds.entry(kind).or_insert((entry, 0)).1 += 1;
-    }
-
-    fn entries(self) -> impl Iterator<Item = AuditEntry> {
-        self.kinds.into_values().map(|(mut entry, count)| {
-            entry.details.insert("count".to_owned(), count.into());
-            entry
-        })
     }
 }
 
@@ -156,9 +123,7 @@ impl AuditLog {
     fn take(&self, entry: AuditEntry) -> Option<oneshot::Receiver<()>> {
         let mut state = self.state();
         if entry.is_of_a_flood() {
-            let open = || Flood { ends_at: Instant::now() + FLOOD, kinds: HashMap::new() };
-            let of = (entry.tenant, entry.actor.clone());
-            state.floods.entry(of).or_insert_with(open).take(entry);
+            state.floods.take(entry);
             return None;
         }
         if state.waiting.len() >= WAITING_MAX {
@@ -206,22 +171,14 @@ impl AuditLog {
 
     /// Lets floods that have ended wait to be written; answers when the next one ends.
     fn end_floods(&self, all: bool) -> Option<Instant> {
-        let (mut state, now) = (self.state(), Instant::now());
-        let ended: Vec<Flood> =
-            state.floods.extract_if(|_, flood| all || flood.ends_at <= now).map(|(_, flood)| flood).collect();
-        let mut room = WAITING_MAX.saturating_sub(state.waiting.len());
-        let mut without_room = 0;
-        for entry in ended.into_iter().flat_map(Flood::entries) {
-            if room == 0 {
-                without_room += 1;
-            } else {
-                room -= 1;
-                state.waiting.push_back(Waiting::new(entry));
-            }
-        }
-        let next = state.floods.values().map(|flood| flood.ends_at).min();
+        let mut state = self.state();
+        let mut ended = state.floods.end(all);
+        let room = WAITING_MAX.saturating_sub(state.waiting.len());
+        let without_room = ended.split_off(room.min(ended.len()));
+        state.waiting.extend(ended.into_iter().map(Waiting::new));
+        let next = state.floods.next_end();
         drop(state);
-        self.lose(without_room, "too many wait");
+        self.lose(without_room.len(), "too many wait");
         next
     }
 
@@ -302,7 +259,10 @@ fn unawaited(waiting: Waiting) -> Waiting {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use super::*;
+    use super::{
+        floods::{FLOOD, KINDS_MAX},
+        *,
+    };
     use crate::domain::{
         Env,
         audit::Attempt,
@@ -312,7 +272,7 @@ mod tests {
         rate::{Rate, RateScope},
     };
 
-    /// Takes as long as a commit, or is away.
+    /// Takes as long as a commit, or is away. By the clock of the tests, which is paused: none of them waits.
     #[derive(Debug, Default)]
     struct Fake {
         is_away: AtomicBool,
@@ -443,12 +403,12 @@ mod tests {
         assert_eq!(noting.store.written().len(), 0);
         tokio::time::sleep(FLOOD * 2).await;
         let written = noting.store.written();
-        assert_eq!(written.len(), FLOOD_KINDS_MAX + 1, "and all others of the action");
+        assert_eq!(written.len(), KINDS_MAX + 1, "and all others of the action");
         let count = |entry: &AuditEntry| entry.details["count"].as_u64().expect("a count");
         assert_eq!(written.iter().map(count).sum::<u64>(), 2_000);
         let same = written.iter().find(|entry| entry.call.as_ref().is_some_and(|call| call.as_str() == "same"));
         assert_eq!(same.map(count), Some(500));
         noting.log.note(noting.entry("same", &limited())).await;
-        assert_eq!(noting.stop().await.len(), FLOOD_KINDS_MAX + 2, "the last one is not forgotten at the end");
+        assert_eq!(noting.stop().await.len(), KINDS_MAX + 2, "the last one is not forgotten at the end");
     }
 }

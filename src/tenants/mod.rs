@@ -14,6 +14,7 @@ mod revocations;
 mod service;
 mod sql;
 mod token;
+mod token_key;
 
 use async_trait::async_trait;
 
@@ -26,7 +27,8 @@ pub use self::{
     revocations::{Revocation, Revocations, Revoked},
     service::{TenantPatch, Tenants},
     sql::SqlTenantStore,
-    token::{SealedTokenKey, SignedToken, TokenKey, TokenKind, TokenSigner},
+    token::{SignedToken, TokenKind, TokenSigner},
+    token_key::{SealedTokenKey, TokenKey},
 };
 use crate::domain::{
     Result,

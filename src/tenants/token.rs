@@ -7,21 +7,19 @@
 use std::{fmt, str::FromStr as _, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::domain::{
     Env, Error, Result,
     clock::Timestamp,
     error::CredentialFault,
-    hash::hex,
     ids::{CallId, SessionId, TenantId},
-    keyring::{KeyRing, Place, Sealed},
     principal::CallPrincipal,
     session::Session,
     voice_agent::TokenLifetime,
 };
+
+use super::TokenKey;
 
 const ISSUER: &str = "voxgate";
 /// A token of ours has some 600 characters; no other need be parsed.
@@ -64,53 +62,6 @@ impl TokenKind {
             Self::Callback => "vg-cb+jwt",
             Self::Connection => "vg-ct+jwt",
         }
-    }
-}
-
-/// The key that signs, and its public name.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenKey {
-    pub kid: String,
-    pub secret: Vec<u8>,
-}
-
-impl TokenKey {
-    /// 256 random bits (RFC 7518 section 3.2 asks for at least the hash's size).
-    pub fn generate(env: &Env) -> Self {
-        Self { kid: hex(&env.bytes::<4>()), secret: env.bytes::<32>().to_vec() }
-    }
-
-    pub fn sealed(&self, ring: &KeyRing, env: &Env) -> Result<SealedTokenKey> {
-        let sealed = ring.seal(env, SealedTokenKey::PLACE, 1, &self.secret)?;
-        Ok(SealedTokenKey { kid: self.kid.clone(), sealed })
-    }
-}
-
-/// The same as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedTokenKey {
-    pub kid: String,
-    pub sealed: Sealed,
-}
-
-impl SealedTokenKey {
-    /// It belongs to the installation: to no tenant and no row.
-    const PLACE: Place = Place { tenant: Uuid::nil(), row: Uuid::nil(), field: "token_key" };
-
-    pub fn open(&self, ring: &KeyRing) -> Result<TokenKey> {
-        let secret = ring.open(Self::PLACE, &self.sealed)?.expose_secret().clone();
-        Ok(TokenKey { kid: self.kid.clone(), secret })
-    }
-
-    /// Under the key that seals now; nothing if it is already.
-    pub fn rewrapped(&self, ring: &KeyRing, env: &Env) -> Result<Option<Sealed>> {
-        ring.rewrap(env, Self::PLACE, &self.sealed)
-    }
-}
-
-impl fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenKey").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
