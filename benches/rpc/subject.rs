@@ -17,9 +17,10 @@ use tonic_types::StatusExt as _;
 use voxgate::{
     domain::tenant::RATE_LIMIT_PER_MIN_MAX,
     proto::v1::{
-        AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetUsageRequest, GetVoiceAgentRequest,
-        ListSessionsRequest, ListVoiceAgentsRequest, ReleaseSlotRequest, Slot, Subprotocol, UpdateVoiceAgentRequest,
-        VoiceAgent, admission_service_client::AdmissionServiceClient, session_service_client::SessionServiceClient,
+        AcquireSlotRequest, CreateApiKeyRequest, CreateVoiceAgentRequest, GetSessionRequest, GetUsageRequest,
+        GetVoiceAgentRequest, ListSessionsRequest, ListVoiceAgentsRequest, ReleaseSlotRequest, Slot, Subprotocol,
+        UpdateVoiceAgentRequest, VoiceAgent, admission_service_client::AdmissionServiceClient,
+        get_session_request::Target, session_service_client::SessionServiceClient,
         tenant_service_client::TenantServiceClient, voice_agent_service_client::VoiceAgentServiceClient,
     },
 };
@@ -269,6 +270,13 @@ impl Lane<'_> {
         let request = ReleaseSlotRequest { call_id: hold.call, lease_id: hold.lease, ..ReleaseSlotRequest::default() };
         let answer = self.admission.release_slot(self.subject.signed(request)).await;
         self.subject.tally.released(answer.map(|answer| answer.get_ref().released));
+    }
+
+    /// Has the session of the slot's call in the database, where it is once it was asked for.
+    pub(crate) async fn have_written(&mut self, hold: &Hold) {
+        let target = Some(Target::CallId(hold.call.clone()));
+        let answer = self.sessions.get_session(self.subject.signed(GetSessionRequest { target })).await;
+        answer.expect("the session that was just begun");
     }
 
     /// The agent that has room for everyone, as the service knows it.
