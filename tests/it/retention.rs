@@ -195,7 +195,7 @@ async fn replicas_share_the_removal_and_remove_each_row_once() {
     let (redis, url) = (PrivateRedis::start(), postgres::fresh_database());
     let redis_url = redis.url();
     let first = TestServer::production_with(&url, redis_url.expose_secret(), OFTEN);
-    let config = format!("{OFTEN}{}", PATIENT);
+    let config = format!("{OFTEN}{PATIENT}");
     let second = TestServer::configured(&url, redis_url.expose_secret(), first.admin_key.clone(), &config);
     let rows = |count: usize, age: &str| {
         let sql = format!(

@@ -16,7 +16,7 @@ use crate::harness::{
 /// Two replicas, and a tenant through each.
 async fn pair(more: &str) -> ([TestServer; 2], [World; 2]) {
     let (database, redis) = (postgres::fresh_database(), PrivateRedis::shared().url());
-    let config = format!("{CONFIG}{more}{}", PATIENT);
+    let config = format!("{CONFIG}{more}{PATIENT}");
     let first = TestServer::production_under(&database, redis.expose_secret(), &config);
     let second = TestServer::configured(&database, redis.expose_secret(), first.admin_key.clone(), &config);
     let world = World::on(&first.addr, &first.admin_key).await;
