@@ -160,9 +160,10 @@ impl Database {
                     }
                     let (table, old) = (kind.table(), kind.is_old());
                     let place = place(conn);
-                    let order = if kind == Kind::Sessions { SESSION_ORDER } else { "" };
+                    let (order, alone) = if kind == Kind::Sessions { (SESSION_ORDER, ALONE) } else { ("", "") };
                     let text = format!(
-                        "DELETE FROM {table} WHERE {place} IN (SELECT {place} FROM {table} WHERE {old} {order} LIMIT {BATCH})"
+                        "DELETE FROM {table} WHERE {place} IN \
+                         (SELECT {place} FROM {table} WHERE {old} {order} LIMIT {BATCH}) {alone}"
                     );
                     execute(conn, text, before).await.map(Some)
                 })
@@ -173,6 +174,13 @@ impl Database {
 
 /// The same sessions for each of the statements of a batch.
 const SESSION_ORDER: &str = "ORDER BY ended_at, tenant_id, id";
+
+/// To Postgres each statement sees what was committed before it: a session that has become old since the others' was looked
+/// at still has what is its own, and goes with it in the next batch.
+const ALONE: &str = "AND NOT EXISTS (SELECT 1 FROM session_log \
+     WHERE session_log.tenant_id = sessions.tenant_id AND session_log.session_id = sessions.id) \
+     AND NOT EXISTS (SELECT 1 FROM operations WHERE operations.tenant_id = sessions.tenant_id \
+     AND operations.call_id = sessions.call_id AND operations.session_id = sessions.id)";
 
 /// What is known of the sessions that go next. What was posted of them goes by its foreign key.
 async fn remove_with_sessions(conn: &mut Connection, before: Timestamp) -> Result<()> {

@@ -61,18 +61,18 @@ impl Raw {
         }
     }
 
-    /// Rows of what was posted of sessions.
-    async fn posted(&self) -> i64 {
-        const COUNT: &str = "SELECT count(*) AS count FROM session_results";
+    /// How many rows there are of a table, or of it and a condition.
+    async fn rows(&self, of: &str) -> i64 {
+        let count = format!("SELECT count(*) AS count FROM {of}");
         match self {
             Self::Postgres(url) => {
                 let superuser = postgres::connect(&postgres::as_superuser(url)).await;
-                superuser.query_one(COUNT, &[]).await.expect("a count").get(0)
+                superuser.query_one(&count, &[]).await.expect("a count").get(0)
             }
             Self::Sqlite(file) => {
                 let mut raw = SqliteConnection::establish(file).expect("the file");
                 raw.batch_execute("PRAGMA busy_timeout = 10000").expect("set");
-                diesel::sql_query(COUNT).get_result::<Counted>(&mut raw).expect("a count").count
+                diesel::sql_query(count).get_result::<Counted>(&mut raw).expect("a count").count
             }
         }
     }
@@ -155,7 +155,7 @@ async fn what_is_old_goes_with_all_that_is_its_own(aged: Aged) {
         assert!(aged.world.release(slot).await);
         aged.post(slot).await;
     }
-    assert_eq!(aged.database.posted().await, 2);
+    assert_eq!(aged.database.rows("session_results").await, 2);
     let entries = aged.audit_entries_of(&old.call_id).await;
     assert_eq!(entries, 3, "Hold, Log and CompleteSession");
     // Entries cannot be made older, but older ones can be written.
@@ -176,7 +176,7 @@ async fn what_is_old_goes_with_all_that_is_its_own(aged: Aged) {
         (aged.audit_entries_of(&old.call_id).await == entries).then_some(())
     })
     .await;
-    assert_eq!(aged.database.posted().await, 1);
+    assert_eq!(aged.database.rows("session_results").await, 1);
     assert_eq!(aged.session(&young).await.expect("kept").transcript.len(), 1);
     let operation = |operation_id: &str| GetOperationRequest { operation_id: operation_id.to_owned() };
     let mut sessions = aged.world.caller.sessions();
@@ -185,6 +185,31 @@ async fn what_is_old_goes_with_all_that_is_its_own(aged: Aged) {
         let session = aged.session(slot).await.expect("kept");
         assert_eq!(session.log.len(), 1, "{session:?}");
         granted(sessions.get_operation(operation(hold)).await);
+    }
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_grows_old_in_the_midst_of_a_removal_leaves_nothing_behind() {
+    let aged = Aged::postgres().await;
+    let node = aged.world.node(Behaviour::default()).await;
+    let agent = aged.world.agent(1).await.id;
+    let (slot, _) = aged.call(&agent).await;
+    assert!(aged.world.release(&slot).await);
+    aged.post(&slot).await;
+    // Whenever operations were removed, which is before sessions are.
+    aged.database.run(&format!(
+        "CREATE FUNCTION grow_old() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         UPDATE sessions SET started_at = started_at - {{age}}, ended_at = ended_at - {{age}} \
+         WHERE call_id = '{}' AND ended_at > now() - interval '1 day'; RETURN NULL; END $$; \
+         CREATE TRIGGER grow_old AFTER DELETE ON operations FOR EACH STATEMENT EXECUTE FUNCTION grow_old()",
+        slot.call_id
+    ));
+    eventually("the session to be gone", async || aged.session(&slot).await.is_none().then_some(())).await;
+    let session = slot.session_id.trim_start_matches("ses_");
+    for table in ["session_log", "operations", "session_results"] {
+        let its_own = format!("{table} WHERE session_id = '{session}'");
+        assert_eq!(aged.database.rows(&its_own).await, 0, "{table}");
     }
     node.stop();
 }
