@@ -137,10 +137,12 @@ fn fill(what: List, home: &Home, from: usize, to: usize) {
     let numbers = match embedded {
         true => format!(
             "WITH RECURSIVE numbers (n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {to})
-             SELECT randomblob(16) AS id, 'copy ' || n AS copy, 1600000000000000 + 1000000 * n AS made FROM numbers"
+             SELECT randomblob(16) AS id, 'copy-' || n AS copy, lower(hex(randomblob(16))) AS serial,
+                    1600000000000000 + 1000000 * n AS made FROM numbers"
         ),
         false => format!(
-            "SELECT gen_random_uuid() AS id, 'copy ' || n AS copy, to_timestamp(1600000000 + n) AS made
+            "SELECT gen_random_uuid() AS id, 'copy-' || n AS copy, replace(gen_random_uuid()::text, '-', '') AS serial,
+                    to_timestamp(1600000000 + n) AS made
              FROM generate_series({from}, {to} - 1) AS n"
         ),
     };
@@ -155,9 +157,11 @@ fn fill(what: List, home: &Home, from: usize, to: usize) {
              FROM voice_agent_revisions, copies
              WHERE voice_agent_id = (SELECT id FROM voice_agents WHERE name = 'bench {AGENT_LIMIT}');"
         ),
+        // A lease's id names its agent, and is its own.
         List::Sessions => format!(
             "INSERT INTO sessions (tenant_id, id, call_id, lease_id, status, outcome, started_at, ended_at, {SESSION_COLUMNS})
-             SELECT tenant_id, copies.id, copy, copy, 'ENDED', 'CALLER_HANGUP', made, made, {SESSION_COLUMNS}
+             SELECT tenant_id, copies.id, copy, substr(lease_id, 1, 36) || serial, 'ENDED', 'CALLER_HANGUP', made, made,
+                    {SESSION_COLUMNS}
              FROM (SELECT * FROM sessions WHERE started_at = (SELECT max(started_at) FROM sessions) LIMIT 1) AS one, copies;"
         ),
     };
