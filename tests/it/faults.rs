@@ -107,8 +107,7 @@ async fn killing_and_restarting_redis_under_load_shows_callers_nothing_but_unava
         // It starts empty: that it answers again shows in its recovering.
         took.push(more(&format!("Redis in round {round}"), &tally.recovering).await);
     }
-    // The machine may stop for a moment, not each time.
-    assert!(took.iter().any(|it| *it < Duration::from_secs(2)), "{took:?}");
+    assert!(took.iter().all(|it| *it < Duration::from_secs(2)), "{took:?}");
     tally.stop.store(true, Ordering::Relaxed);
     for caller in callers {
         caller.await.expect("a caller saw nothing else");
@@ -133,13 +132,14 @@ async fn killing_the_server_leaves_no_session_active_after_the_lease_and_a_sweep
         let request = AcquireSlotRequest { lease_ttl: Some(seconds(10)), ..acquire(&unique("call"), &agent.id) };
         slots.push(granted(world.try_admit(request).await));
     }
+    let last_grant = Instant::now();
     server.kill();
     let next = TestServer::production_with_key(&database, redis.url().expose_secret(), server.admin_key.clone());
     let world = world.through(&next.addr);
-    // Lease 10 s, freed at most 1 s later, swept every 2 s.
+    // Lease 10 s, freed at most 1 s later, swept every 2 s, and a second for a busy machine.
+    tokio::time::sleep_until((last_grant + Duration::from_secs(14)).into()).await;
     for slot in &slots {
-        let ended = async || Some(session(&world, slot).await).filter(|it| it.status() != SessionStatus::Active);
-        let ended = eventually("the end of the session", ended).await;
+        let ended = session(&world, slot).await;
         assert_eq!(ended.status(), SessionStatus::Expired, "{ended:?}");
         assert!(ended.ended_at.is_some());
     }
@@ -238,7 +238,7 @@ async fn a_deadline_shorter_than_the_work_answers_deadline_exceeded_and_leaks_no
     let started = Instant::now();
     let status = world.try_admit(acquire(&unique("call"), &agent.id)).await.expect_err("the store is stopped");
     unavailable(&status);
-    assert!(started.elapsed() < Duration::from_secs(4), "a stopped store is given up on: {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1), "a stopped store is given up on: {:?}", started.elapsed());
     redis.signal("CONT");
 
     // An answer that the store gave too late must not have left a slot behind for longer than its lease.
@@ -251,7 +251,7 @@ async fn a_deadline_shorter_than_the_work_answers_deadline_exceeded_and_leaks_no
             }
             Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
         }
-        assert!(patience.elapsed() < Duration::from_secs(20), "calls are admitted again");
+        assert!(patience.elapsed() < Duration::from_secs(2), "calls are admitted again within 2 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -266,7 +266,11 @@ async fn short_deadlines(backend: Backend) {
     let started = Instant::now();
     let answer = service.calls().hold(within(Duration::from_millis(400), request)).await;
     refused(answer, Code::DeadlineExceeded, "OPERATION_PENDING");
-    assert!(started.elapsed() < Duration::from_secs(3), "by the deadline, not by the node: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_millis(600),
+        "by the deadline, not by the node: {:?}",
+        started.elapsed()
+    );
     let request = within(Duration::from_nanos(1), ListVoiceAgentsRequest::default());
     let status = world.caller.agents().list_voice_agents(request).await.expect_err("no time at all");
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");

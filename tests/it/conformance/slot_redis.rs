@@ -27,7 +27,6 @@ use super::slot_fixture::{Caller, Fixture as _, Redis, call, limit, renewal, sec
 use crate::harness::{
     process::free_port,
     redis::{PrivateRedis, patient},
-    world::eventually,
 };
 
 pub(crate) async fn raw<T: FromRedisValue>(server: &PrivateRedis, command: &[&str]) -> T {
@@ -292,10 +291,10 @@ async fn a_url_that_cannot_be_one_is_refused_and_not_shown() {
 async fn an_unreachable_redis_is_no_error_until_it_is_asked_and_then_a_quick_one() {
     let store = store_at(&format!("redis://127.0.0.1:{}", free_port()).into());
     let start = Instant::now();
-    for _ in 0..400 {
+    for _ in 0..200 {
         assert!(is_unavailable(&store.ping().await.expect_err("nobody is there")));
     }
-    assert!(start.elapsed() < secs(10), "with a budget each it would take twenty: {:?}", start.elapsed());
+    assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -323,9 +322,13 @@ async fn while_redis_hangs_callers_fail_fast_and_recover_with_it() {
     let start = Instant::now();
     let pings = join_all((0..50).map(|_| store.ping())).await;
     assert!(pings.iter().all(Result::is_err));
-    assert!(start.elapsed() < secs(5), "one after the other would take ten: {:?}", start.elapsed());
+    assert!(start.elapsed() < secs(1), "one after the other would take ten: {:?}", start.elapsed());
     server.signal("CONT");
-    eventually("the Redis that goes on", async || store.ping().await.ok()).await;
+    let deadline = Instant::now() + secs(2);
+    while store.ping().await.is_err() {
+        assert!(Instant::now() < deadline, "it was not found again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -380,8 +383,7 @@ async fn a_killed_redis_is_found_again_within_two_seconds_of_its_restart() {
             took.push(answers(64).await);
         }
         done.store(true, Ordering::Relaxed);
-        // The machine may stop for a moment, not each time.
-        assert!(took.iter().any(|it| *it < secs(2)), "{took:?}");
+        assert!(took.iter().all(|it| *it < secs(2)), "{took:?}");
     };
     tokio::join!(restarts, join_all((0..64).map(worker)));
     // A tenant that has lost nothing is served at once.

@@ -40,7 +40,7 @@ async fn a_redis_that_swallows_everything_costs_the_first_callers_one_budget_and
     // Each worker may have been waiting when it began.
     assert!(asked.slower_than(Duration::from_millis(25)) <= WORKERS, "{asked}");
     proxy.heal();
-    let found = load.grants(WORKERS, Duration::from_secs(20)).await;
+    let found = load.grants(WORKERS, Duration::from_secs(2)).await;
     println!("found again after {found:?}");
     load.stop().await;
 }
@@ -111,7 +111,7 @@ async fn while_redis_swallows_everything_an_acquire_is_refused_within_a_tenth_of
     proxy.heal();
     let healed = Instant::now();
     while world.try_admit(acquire(&unique("call"), &agent.id)).await.is_err() {
-        assert!(healed.elapsed() < Duration::from_secs(20), "it is found again");
+        assert!(healed.elapsed() < Duration::from_secs(2), "it is found again");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     println!("admitted again {:?} after the network was", healed.elapsed());

@@ -102,7 +102,7 @@ async fn a_server_of_the_cluster_that_hangs_is_missed_by_its_own_tenants_alone()
     assert!(refusals.count() * 50 < grants.count(), "granted {grants}, refused {refusals}");
     healthy[0].store.ping().await.expect("the cluster serves");
     cluster.servers()[hung].signal("CONT");
-    let found = lost.grants(gone.len(), secs(20)).await;
+    let found = lost.grants(gone.len(), secs(10)).await;
     println!("its own tenants are admitted again after {found:?}");
     lost.stop().await;
     well.stop().await;

@@ -166,7 +166,7 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
     let before = caller_at(&url(&pair.old), brisk());
     let kept = before.grant(&Acquire { ttl: secs(3), ..before.ask(before.agent(), "kept") }).await;
     let load = Load::start(std::slice::from_ref(&before), 16);
-    load.grants(200, secs(20)).await;
+    load.grants(200, secs(10)).await;
 
     pair.cut();
     let (cut, granted) = (Instant::now(), load.granted());
@@ -203,7 +203,7 @@ async fn an_old_primary_without_its_replicas_grants_nothing_and_calls_nothing_lo
 
     // Its replica is back, the releases that were kept are heard, and nothing is held.
     pair.heal();
-    load.grants(50, secs(20)).await;
+    load.grants(50, secs(5)).await;
     load.stop().await;
 }
 

@@ -8,18 +8,15 @@ use crate::{
     harness::redis::{PrivateRedis, patient},
 };
 
-/// For a machine that stops now and then, as it does not most of the time.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_of_20_restarts_is_got_over_and_most_within_two_seconds() {
+async fn each_of_20_restarts_is_got_over_within_two_seconds() {
     let redis = Arc::new(PrivateRedis::start());
     let caller = caller_at(&format!("redis://127.0.0.1:{}", redis.port()), patient());
     let mut times = Vec::new();
     for _ in 0..20 {
         // It comes back empty: who had leases there recovers, and a tenant that had none is admitted at once.
         let load = Load::start(&[Caller::of(caller.store.clone())], 32);
-        load.grants(50, PATIENCE).await;
+        load.grants(50, Duration::from_secs(5)).await;
         let server = redis.clone();
         tokio::task::spawn_blocking(move || {
             server.kill();
@@ -28,11 +25,10 @@ async fn each_of_20_restarts_is_got_over_and_most_within_two_seconds() {
         .await
         .expect("restarted");
         let next = Load::start(&[Caller::of(caller.store.clone())], 32);
-        times.push(next.grants(32, PATIENCE).await);
+        times.push(next.grants(32, Duration::from_secs(2)).await);
         load.stop().await;
         next.stop().await;
     }
     times.sort_unstable();
     println!("admitted again after each of 20 restarts: median {:?}, at most {:?}", times[10], times[19]);
-    assert!(times[10] < Duration::from_secs(2), "{times:?}");
 }

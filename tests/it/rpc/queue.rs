@@ -492,7 +492,7 @@ async fn a_slot_freed_on_one_replica_wakes_the_first_on_another_and_a_killed_one
     world.release(&holder).await;
     let released = Instant::now();
     holder = wait.slot().await;
-    println!("found without a message after {:?}", released.elapsed());
+    assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
 
     let mut doomed = Wait::of(&elsewhere, &agent.id).await;
     doomed.place().await;
