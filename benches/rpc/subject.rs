@@ -75,6 +75,11 @@ impl Hold {
     fn of(slot: Slot) -> Self {
         Self { call: slot.call_id, lease: slot.lease_id }
     }
+
+    /// Whose it is.
+    pub(crate) fn call(&self) -> &str {
+        &self.call
+    }
 }
 
 impl Subject {
