@@ -61,7 +61,7 @@ run() {
 # Edges decide, not how often each was taken: a corpus in a repository is to be small.
 keep() {
     [ -d "$work/$1" ] || die "nothing was run for $1 here"
-    fuzz run "$1" "fuzz/corpus/$1" "$work/$1" -- -set_cover_merge=1 -max_len="$(max_bytes "$1")" \
+    fuzz run "$1" "fuzz/corpus/$1" "$work/$1" -- -set_cover_merge=1 -use_counters=0 -max_len="$(max_bytes "$1")" \
         -timeout="$TIMEOUT_SECONDS" -rss_limit_mb="$MEMORY_MB" >"$logs/$1-keep.log" 2>&1 || die "see $logs/$1-keep.log"
     say "$1: $(files_in "fuzz/corpus/$1") files"
 }
