@@ -3,6 +3,11 @@
 GRPCURL_VERSION=v1.9.4
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
+HELM_VERSION=v4.3.1
+# promtool, of Prometheus 3.16.
+PROMETHEUS_VERSION=v0.316.0
+# It reads what helm renders, for the tests of the chart.
+YAML_VERSION=2.9.1
 STANDARDWEBHOOKS_VERSION=1.1.1
 CARGO_FUZZ_VERSION=0.13.2
 # The sanitizers of the compiler are in no stable release.
