@@ -129,13 +129,18 @@ a float is written without a fraction: the service refuses 5000.0 where it count
 {{- end }}
 {{- end }}
 {{- range $table, $keys := $config }}
-{{- if and (kindIs "map" $keys) $keys }}
+{{- $set := dict }}
+{{- range $key, $value := kindIs "map" $keys | ternary $keys dict }}
+{{- /* null takes a key back that an earlier file of values has set. */ -}}
+{{- if not (kindIs "invalid" $value) }}
+{{- $_ := set $set $key $value }}
+{{- end }}
+{{- end }}
+{{- if $set }}
 
 [{{ $table }}]
-{{- range $key, $value := $keys }}
-{{- if not (kindIs "invalid" $value) }}
+{{- range $key, $value := $set }}
 {{ $key }} = {{ toJson $value }}
-{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

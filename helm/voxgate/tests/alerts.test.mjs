@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { chart, parse, read } from "./chart.mjs";
+import { chart, parse, read, render } from "./chart.mjs";
 
 // A scrape every 15 s: 40 samples are ten minutes.
 const acquire = 'rpc="/voxgate.v1.AdmissionService/AcquireSlot"';
@@ -155,6 +155,13 @@ test("each fires when what it is about happens, and not before", () => {
         })),
     ]);
     promtool(["test", "rules"], { rule_files: [join(chart, "files/alerts.yaml")], evaluation_interval: "15s", tests });
+});
+
+test("Prometheus reads the rules as the operator hands them to it", () => {
+    for (const config of [{}, { calls: { heartbeat_interval_ms: 2000 } }]) {
+        const { spec } = render({ prometheusRule: { enabled: true, matchLabels: { app: 'a"b' } }, config }).one("PrometheusRule");
+        promtool(["check", "rules", "--lint=none"], spec);
+    }
 });
 
 test("Prometheus reads the alerts and every query of the dashboard", () => {

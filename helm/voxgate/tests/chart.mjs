@@ -64,7 +64,8 @@ class Rendered {
     }
 
     get toml() {
-        return this.one("ConfigMap", "live-voxgate").data["voxgate.toml"];
+        const { configMap } = this.pod.spec.volumes.find(({ name }) => name === "config");
+        return this.one("ConfigMap", configMap.name).data["voxgate.toml"];
     }
 
     // Every pod that the chart makes, with a name to tell it by.

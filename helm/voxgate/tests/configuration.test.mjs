@@ -23,8 +23,9 @@ test("texts are quoted as TOML quotes them", () => {
 });
 
 test("a key that is taken back is left out, and an empty table too", () => {
-    const { toml } = render({ config: { rpc: { max_in_flight: null }, calls: { media_url_allow_private: false } } });
-    assert.doesNotMatch(toml, /max_in_flight|\[rpc\]|null/);
+    const redis = { clock_step_ms: null, command_timeout_ms: null };
+    const { toml } = render({ config: { rpc: { max_in_flight: null }, redis, calls: { media_url_allow_private: false } } });
+    assert.doesNotMatch(toml, /max_in_flight|\[rpc\]|\[redis\]|null/);
     assert.match(toml, /^\[calls\]\nmedia_url_allow_private = false$/m);
 });
 

@@ -118,10 +118,21 @@ test("the schema's ranges are those by which the service refuses values", () => 
     }
 });
 
+test("a key of the configuration is taken back by null, unless the chart has a value of its own for it", () => {
+    for (const [table, part] of Object.entries(schemaAt("config").properties)) {
+        for (const [key, schema] of Object.entries(resolve(part).properties ?? {})) {
+            if (table === "mesh") continue;
+            const types = schema.anyOf?.map(({ type }) => type) ?? schema.type;
+            assert.equal(types.includes("null"), values.config[table][key] === undefined, `${table}.${key}`);
+        }
+    }
+});
+
 test("the clock step is 0 or a second at least, as the service has it", () => {
     assert.match(read("src/config.rs"), /if redis\.clock_step_ms == 0 \{ 0 \} else \{ 1_000 \}\.\.=DAY_MS/);
     assert.deepEqual(schemaAt("config.redis.clock_step_ms").anyOf, [
         { const: 0 },
+        { type: "null" },
         { type: "integer", minimum: 1000, maximum: 86400000 },
     ]);
 });
