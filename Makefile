@@ -17,8 +17,8 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	cargo clippy --all-targets --locked -- -D warnings
 	scripts/check-deps.sh
 	scripts/check-proto.sh
-	scripts/check-chart.sh
 	cargo test --locked --no-run
+	scripts/check-chart.sh
 	scripts/walk.sh embedded
 	scripts/walk.sh postgres-redis
 

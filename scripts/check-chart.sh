@@ -1,13 +1,16 @@
 #!/bin/sh
 # Checks the Helm chart: lint, every example rendered, values that have to be taken and values that have to be refused with
-# the right words, and a test a concern over what is rendered.
+# the right words, and a test a concern over what is rendered. The service itself is started with what is rendered;
+# VOXGATE_BIN names another binary than target/debug/voxgate.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 PATH=$tools/bin:$PATH
-for tool in helm promtool node; do
+for tool in helm promtool node openssl; do
     has "$tool" || die "$tool is missing: run make setup-check"
 done
+voxgate=${VOXGATE_BIN:-${CARGO_TARGET_DIR:-target}/debug/voxgate}
+[ -x "$voxgate" ] || die "$voxgate is missing: run cargo build"
 
 chart=helm/voxgate
 said=$(mktemp)

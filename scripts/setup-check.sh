@@ -34,6 +34,8 @@ install_yaml() {
     npm install --prefix "$tools/yaml" --no-save --no-audit --no-fund --loglevel=error "yaml@$1"
 }
 
+has openssl || install_packages "openssl, which makes certificates for the chart's checks" openssl
+
 install_cargo_deny() { cargo_install "cargo-deny@$1" --no-default-features; }
 
 once grpcurl "$GRPCURL_VERSION" install_grpcurl
