@@ -1,6 +1,6 @@
 # One command a habit. The work is in scripts/, so that each step can also be run by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz setup-test setup-check
+.PHONY: help run test check check-chart bench fuzz setup-test setup-check
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +21,10 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	scripts/check-chart.sh
 	scripts/walk.sh embedded
 	scripts/walk.sh postgres-redis
+
+check-chart: setup-check setup-test ## Run the chart on a real API server, and its queries on a real Prometheus
+	cargo build --locked
+	scripts/check-chart-apiserver.sh
 
 bench: setup-test ## Measure admission, agents and verbs beside servers and databases that do less
 	cargo bench --locked --bench rpc

@@ -6,17 +6,6 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 . scripts/versions.sh
 
-# go_install NAME PACKAGE@VERSION [OPTION…]: into .tools, from source.
-go_install() {
-    name=$1
-    package=$2
-    shift 2
-    has go || install_packages "go, which builds $name" golang-go
-    # From 1.21 on, Go fetches by itself the newer Go that a module asks for. Debian 12 has an older one.
-    GOBIN=$tools/bin go install "$@" "$package" ||
-        die "go could not build $name. It takes Go 1.21 or newer; here is $(go version)"
-}
-
 install_grpcurl() { go_install grpcurl "github.com/fullstorydev/grpcurl/cmd/grpcurl@$1"; }
 
 install_helm() { go_install helm "helm.sh/helm/v4/cmd/helm@$1"; }

@@ -14,9 +14,11 @@ test("the service's own image migrates before each installation and upgrade", ()
     assert.equal(job.spec.template.spec.restartPolicy, "Never");
 });
 
-test("a Job that has succeeded goes, and one that failed stays to be read", () => {
-    const { annotations } = render().one("Job").metadata;
-    assert.equal(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+test("a Job that has succeeded goes with its policy, and one that failed stays to be read", () => {
+    const rendered = render();
+    for (const { metadata } of [rendered.one("Job"), rendered.one("NetworkPolicy", "live-voxgate-migrations")]) {
+        assert.equal(metadata.annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded", metadata.name);
+    }
 });
 
 test("it needs no object that the chart makes only afterwards", () => {
