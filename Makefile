@@ -22,9 +22,10 @@ check: setup-check setup-test ## Run what CI runs beside the tests
 	scripts/walk.sh embedded
 	scripts/walk.sh postgres-redis
 
-check-chart: setup-check setup-test ## Run the chart on a real API server, and its queries on a real Prometheus
+check-chart: setup-check setup-test ## Run the chart on a real API server, and its queries on a real service
 	cargo build --locked
 	scripts/check-chart-apiserver.sh
+	scripts/check-chart-metrics.sh
 
 bench: setup-test ## Measure admission, agents and verbs beside servers and databases that do less
 	cargo bench --locked --bench rpc
