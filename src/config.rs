@@ -3,6 +3,7 @@
 //! A key of the file that is not one of ours is an error, so that a misspelt limit is not a silent default. Secrets
 //! redact themselves. Limits live in one struct a concern, beside the code that they limit.
 
+mod limits;
 mod tls;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Context as _;
 use figment::{
     Figment,
     providers::{Env, Format as _, Toml},
@@ -45,22 +47,6 @@ const VARIABLES: [(&str, &str); 9] = [
     ("VOXGATE_LOG", "log"),
     ("VOXGATE_LOG_FORMAT", "log_format"),
 ];
-
-/// Of connections, streams and requests: far beyond one process, and what a semaphore counts on every machine.
-const COUNT_MAX: u64 = 1_000_000;
-/// Of every interval and timeout: a longer one is a slip of the unit.
-const DAY_MS: u64 = 24 * 3_600 * 1_000;
-/// Of each cache: no machine's memory is larger.
-const CACHE_MAX_BYTES: u64 = 1 << 40;
-/// Callers are promised that a read is never older than this after a change on another replica.
-const FRESH_MAX_MS: u64 = 5_000;
-/// Callers are promised that a revoked key is refused everywhere within a second.
-const KEY_FRESH_MAX_MS: u64 = 900;
-/// Beyond it readers would pay for the writer's patience.
-const LINGER_MAX_MS: u64 = 1_000;
-const YEAR_HOURS: u64 = 366 * 24;
-/// Of what is kept: a century, which is for ever.
-const DAYS_MAX: u64 = 36_500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -195,67 +181,19 @@ impl Config {
                 figment = figment.merge((key, value));
             }
         }
-        let config: Self = figment.extract()?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// Names every value that cannot work: 0 where something is always needed, and what would overflow further down.
-    fn validate(&self) -> anyhow::Result<()> {
-        let Self { listen, tls, mesh, rpc, calls, journal, database, redis, cache, retention, webhooks, .. } = self;
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let limits = [
-            ("listen.max_connections", count(listen.max_connections), 1..=COUNT_MAX),
-            ("listen.max_streams_per_connection", listen.max_streams_per_connection.into(), 1..=COUNT_MAX),
-            ("listen.handshake_timeout_ms", listen.handshake_timeout_ms, 1..=DAY_MS),
-            ("listen.keepalive_interval_ms", listen.keepalive_interval_ms, 1..=DAY_MS),
-            ("listen.keepalive_timeout_ms", listen.keepalive_timeout_ms, 1..=DAY_MS),
-            ("listen.drain_notice_ms", listen.drain_notice_ms, 0..=DAY_MS),
-            ("listen.drain_cap_ms", listen.drain_cap_ms, 0..=DAY_MS),
-            ("tls.reload_interval_ms", tls.reload_interval_ms, 1..=DAY_MS),
-            ("rpc.max_in_flight", count(rpc.max_in_flight), 1..=COUNT_MAX),
-            ("rpc.max_deadline_ms", rpc.max_deadline_ms, 1..=DAY_MS),
-            ("calls.verb_timeout_ms", calls.verb_timeout_ms, 1..=DAY_MS),
-            ("calls.heartbeat_interval_ms", calls.heartbeat_interval_ms, 1..=DAY_MS),
-            ("calls.heartbeat_lease_ms", calls.heartbeat_lease_ms, 1..=DAY_MS),
-            ("calls.sweep_interval_ms", calls.sweep_interval_ms, 1..=DAY_MS),
-            ("calls.idempotency_hours", calls.idempotency_hours, 1..=YEAR_HOURS),
-            ("calls.queue_depth", calls.queue_depth.into(), 1..=COUNT_MAX),
-            ("calls.queue_max_waiters", count(calls.queue_max_waiters), 1..=COUNT_MAX),
-            ("calls.usage_max_watches", count(calls.usage_max_watches), 1..=COUNT_MAX),
-            ("calls.event_max_watches", count(calls.event_max_watches), 1..=COUNT_MAX),
-            ("calls.event_stall_ms", calls.event_stall_ms, 100..=DAY_MS),
-            ("journal.max_entries", count(journal.max_entries), 1..=COUNT_MAX),
-            ("journal.linger_ms", journal.linger_ms, 0..=LINGER_MAX_MS),
-            ("journal.orphan_after_ms", journal.orphan_after_ms, 1..=DAY_MS),
-            ("database.max_connections", count(database.max_connections), 1..=COUNT_MAX),
-            ("database.acquire_timeout_ms", database.acquire_timeout_ms, 1..=DAY_MS),
-            ("database.statement_timeout_ms", database.statement_timeout_ms, 1..=DAY_MS),
-            ("redis.command_timeout_ms", redis.command_timeout_ms, 1..=DAY_MS),
-            ("redis.clock_step_ms", redis.clock_step_ms, if redis.clock_step_ms == 0 { 0 } else { 1_000 }..=DAY_MS),
-            ("redis.connect_timeout_ms", redis.connect_timeout_ms, 1..=DAY_MS),
-            ("retention.sessions_days", retention.sessions_days, 1..=DAYS_MAX),
-            ("retention.events_days", retention.events_days, 1..=DAYS_MAX),
-            ("retention.audit_days", retention.audit_days, 30..=DAYS_MAX),
-            ("retention.interval_ms", retention.interval_ms, 1..=DAY_MS),
-            ("cache.agents_max_bytes", count(cache.agents_max_bytes), 1..=CACHE_MAX_BYTES),
-            ("cache.tenants_max_bytes", count(cache.tenants_max_bytes), 1..=CACHE_MAX_BYTES),
-            ("cache.fresh_ms", cache.fresh_ms, 0..=FRESH_MAX_MS),
-            ("cache.key_fresh_ms", cache.key_fresh_ms, 0..=KEY_FRESH_MAX_MS),
-            ("cache.outage_ms", cache.outage_ms, 0..=DAY_MS),
-            ("cache.key_outage_ms", cache.key_outage_ms, 0..=DAY_MS),
-            ("webhooks.timeout_ms", webhooks.timeout_ms, 1..=DAY_MS),
-            ("webhooks.max_in_flight", count(webhooks.max_in_flight), 2..=COUNT_MAX),
-        ];
-        let mut faults: Vec<_> = limits
-            .iter()
-            .filter(|(_, value, range)| !range.contains(value))
-            .map(|(key, value, range)| format!("{key} must be from {} to {}, not {value}", range.start(), range.end()))
-            .collect();
-        faults.extend(tls.faults());
-        faults.extend(tls.mesh_faults(mesh));
-        anyhow::ensure!(faults.is_empty(), "the configuration is refused: {}", faults.join("; "));
-        Ok(())
+        // A number that is out of its range may be no number of its type either, so that is told first.
+        let mut faults = limits::faults(&figment);
+        let config = match figment.extract::<Self>() {
+            Err(error) if faults.is_empty() => return Err(error.into()),
+            extracted => extracted.ok(),
+        };
+        if let Some(Self { tls, mesh, .. }) = &config {
+            faults.extend(tls.faults());
+            faults.extend(tls.mesh_faults(mesh));
+        }
+        config
+            .filter(|_| faults.is_empty())
+            .with_context(|| format!("the configuration is refused: {}", faults.join("; ")))
     }
 }
 
@@ -304,7 +242,7 @@ mod tests {
             "calls.idempotency_hours must",
             "database.max_connections must",
             "redis.command_timeout_ms must",
-            "redis.clock_step_ms must be from 1000 to 86400000, not 999",
+            "redis.clock_step_ms must be 0, or from 1000 to 86400000, not 999",
         ] {
             assert!(error.contains(key), "{key}: {error}");
         }
@@ -312,8 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_within_their_limits() {
-        load("").expect("valid");
+    fn numbers_and_files_that_cannot_work_are_told_together() {
+        let text = "[calls]\nverbs_per_second = 0\nreconcile_interval_ms = -1\n[tls]\ncert_file = 'a'";
+        let error = load(text).expect_err("refused").to_string();
+        for fault in [
+            "calls.verbs_per_second must be from 1 to 1000, not 0",
+            "calls.reconcile_interval_ms must be from 1 to 86400000, not -1",
+        ] {
+            assert!(error.contains(fault), "{fault}: {error}");
+        }
+        let text = text.replace("-1", "0");
+        let error = load(&text).expect_err("refused").to_string();
+        assert!(error.contains("tls.key_file is required beside tls.cert_file"), "{error}");
+        assert!(error.contains("calls.reconcile_interval_ms must be"), "{error}");
     }
 
     #[test]

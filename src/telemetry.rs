@@ -19,6 +19,89 @@ const SECONDS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0
 /// The same for a wait, whose longest is two minutes.
 const WAIT_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 
+/// Something that is counted. Where it is counted says its name and its labels once more, and README to operators; tests
+/// hold the three together.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    pub kind: Kind,
+    pub name: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    /// As Prometheus spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { kind: Kind::Counter, name, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { kind: Kind::Gauge, name, labels, help }
+}
+
+const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { kind: Kind::Histogram, name, labels, help }
+}
+
+/// All of them, in README's order.
+pub const METRICS: &[Metric] = &[
+    counter("voxgate_rpcs_total", &["rpc", "code"], "RPCs answered, by RPC and status code."),
+    histogram("voxgate_rpc_duration_seconds", &["rpc"], "Time to answer an RPC, by RPC."),
+    counter(
+        "voxgate_admissions_total",
+        &["outcome", "scope"],
+        "Calls that asked for a slot, by outcome and binding scope.",
+    ),
+    counter("voxgate_lease_renewals_total", &["fate"], "Leases presented for renewal, by fate."),
+    gauge("voxgate_queue_waiting", &[], "Calls that wait for a slot on this replica."),
+    counter("voxgate_queue_waits_total", &["outcome"], "AwaitSlot streams that ended, by outcome."),
+    histogram("voxgate_queue_wait_seconds", &[], "How long an AwaitSlot stream lasted."),
+    counter("voxgate_recoveries_total", &[], "Tenants whose leases the slot store had lost."),
+    gauge("voxgate_releases_kept", &[], "Releases that the slot store refused and that are tried again."),
+    gauge("voxgate_journal_entries", &[], "Sessions that wait to be written to the database."),
+    counter("voxgate_journal_written_total", &[], "Sessions written behind, by beginning or end."),
+    counter("voxgate_drift_total", &["kind"], "Differences of leases, sessions and nodes that were healed, by kind."),
+    counter("voxgate_mass_expiries_total", &[], "Looks that found many leases run out and none renewed."),
+    gauge("voxgate_slot_store_memory_ratio", &[], "Memory that Redis uses, of its maxmemory."),
+    counter("voxgate_slot_store_clock_steps_total", &["direction"], "Steps of Redis's clock, by direction."),
+    counter("voxgate_redis_connections_lost_total", &["cause"], "Connections to Redis that were given up, by cause."),
+    counter("voxgate_sessions_ended_total", &["outcome"], "Sessions ended, by outcome."),
+    counter("voxgate_operations_total", &["verb", "state"], "Operations that came to a state, by verb and state."),
+    counter("voxgate_audit_entries_lost_total", &[], "Entries of the audit log that were never written."),
+    counter("voxgate_rows_removed_total", &["table"], "Rows removed because they were old, by table."),
+    counter("voxgate_webhook_deliveries_made_total", &[], "Deliveries of events to endpoints."),
+    counter("voxgate_webhook_posts_total", &["outcome"], "Posts of events, by what becomes of their deliveries."),
+    gauge("voxgate_webhook_deliveries_pending", &[], "Deliveries that wait, of all replicas."),
+    gauge("voxgate_webhook_oldest_pending_seconds", &[], "Age of the oldest delivery that waits."),
+    gauge("voxgate_webhook_dead_letters", &[], "Dead letters that are kept."),
+    gauge("voxgate_nodes_connected", &[], "Media nodes connected to this replica."),
+    counter("voxgate_connections_refused_total", &[], "Connections closed at accept, over the limit."),
+    counter("voxgate_connections_silent_total", &[], "Connections closed: no handshake or preface came in time."),
+    counter("voxgate_connections_garbled_total", &[], "Connections closed: not what this port speaks."),
+    counter("voxgate_tls_handshakes_failed_total", &[], "TLS handshakes that failed otherwise."),
+    counter("voxgate_tls_reloads_total", &["outcome"], "Changed certificate files, by what became of them."),
+    gauge("voxgate_tls_certificate_expires_seconds", &[], "Expiry of the certificate in use, Unix time."),
+    counter("voxgate_rate_limit_fallbacks_total", &[], "Requests whose rate was limited by this replica alone."),
+    counter("voxgate_cache_outage_answers_total", &["cache"], "Answers from memory, too old, without the database."),
+    counter("voxgate_change_listeners_lost_total", &[], "Losses of the connection for other replicas' changes."),
+];
+
 /// Starts logging what `filter` lets through.
 pub fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("VOXGATE_LOG: {filter:?} is not a filter"))?;
@@ -46,41 +129,16 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     let waits = Matcher::Full("voxgate_queue_wait_seconds".to_owned());
     let buckets = PrometheusBuilder::new().set_buckets(&SECONDS)?.set_buckets_for_metric(waits, &WAIT_SECONDS)?;
     let handle = buckets.install_recorder()?;
-    metrics::describe_counter!("voxgate_rpcs_total", "RPCs answered, by RPC and status code.");
-    metrics::describe_histogram!("voxgate_rpc_duration_seconds", "Time to answer an RPC, by RPC.");
-    metrics::describe_counter!("voxgate_admissions_total", "AcquireSlot answers, by outcome and binding scope.");
-    metrics::describe_gauge!("voxgate_queue_waiting", "Calls that wait for a slot on this replica.");
-    metrics::describe_counter!("voxgate_queue_waits_total", "AwaitSlot streams that ended, by outcome.");
-    metrics::describe_histogram!("voxgate_queue_wait_seconds", "How long an AwaitSlot stream lasted.");
-    metrics::describe_counter!("voxgate_lease_renewals_total", "Leases presented for renewal, by fate.");
-    metrics::describe_counter!("voxgate_sessions_ended_total", "Sessions ended, by outcome.");
-    metrics::describe_gauge!("voxgate_journal_entries", "Sessions that wait to be written to the database.");
-    metrics::describe_counter!("voxgate_journal_written_total", "Sessions written behind, by beginning or end.");
-    metrics::describe_counter!("voxgate_rows_removed_total", "Rows removed because they were old, by table.");
-    metrics::describe_counter!("voxgate_operations_total", "Operations that came to a state, by verb and state.");
-    let fallbacks = "Requests whose rate was limited by this replica alone, since Redis did not answer.";
-    metrics::describe_counter!("voxgate_rate_limit_fallbacks_total", fallbacks);
-    let lost = "Connections to Redis that were given up, by cause: broken, silent or demoted.";
-    metrics::describe_counter!("voxgate_redis_connections_lost_total", lost);
-    metrics::describe_counter!("voxgate_connections_refused_total", "Connections closed at accept, over the limit.");
-    metrics::describe_counter!("voxgate_connections_garbled_total", "Connections closed: not what this port speaks.");
-    metrics::describe_counter!("voxgate_tls_handshakes_failed_total", "TLS handshakes that failed otherwise.");
-    metrics::describe_counter!("voxgate_tls_reloads_total", "Changed certificate files, by what became of them.");
-    metrics::describe_gauge!("voxgate_tls_certificate_expires_seconds", "Expiry of the certificate in use, Unix time.");
-    metrics::describe_counter!("voxgate_recoveries_total", "Tenants whose leases the slot store had lost.");
-    metrics::describe_gauge!("voxgate_releases_kept", "Releases that the slot store refused and that are tried again.");
-    metrics::describe_counter!(
-        "voxgate_drift_total",
-        "Differences of leases, sessions and nodes that were healed, by kind."
-    );
-    metrics::describe_counter!("voxgate_mass_expiries_total", "Looks that found many leases run out and none renewed.");
-    metrics::describe_gauge!("voxgate_slot_store_memory_ratio", "Memory that Redis uses, of its maxmemory.");
-    metrics::describe_counter!("voxgate_slot_store_clock_steps_total", "Steps of Redis's clock, by direction.");
-    metrics::describe_gauge!("voxgate_nodes_connected", "Media nodes connected to this replica.");
-    metrics::describe_counter!("voxgate_webhook_deliveries_made_total", "Deliveries of events to endpoints.");
-    metrics::describe_counter!("voxgate_webhook_posts_total", "Posts of events, by what becomes of their deliveries.");
-    metrics::describe_gauge!("voxgate_webhook_deliveries_pending", "Deliveries that wait, of all replicas.");
-    metrics::describe_gauge!("voxgate_webhook_oldest_pending_seconds", "Age of the oldest delivery that waits.");
-    metrics::describe_gauge!("voxgate_webhook_dead_letters", "Dead letters that are kept.");
+    for Metric { kind, name, labels, help } in METRICS {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+        // From 0 on, so that the first of them is an increase to Prometheus.
+        if *kind == Kind::Counter && labels.is_empty() {
+            metrics::counter!(*name).absolute(0);
+        }
+    }
     Ok(handle)
 }

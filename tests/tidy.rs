@@ -15,6 +15,8 @@ use std::{
 
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_FILE_LINES: usize = 400;
+/// Where metrics are described.
+const TELEMETRY: &str = "src/telemetry.rs";
 
 /// Rooms from the ground up. A room imports from rows above its own in this list, never from a room beside it.
 const LAYERS: &[&[&str]] = &[
@@ -517,6 +519,107 @@ fn variables_in_one_place_only(readme: &Source, config: &Source) -> Vec<String> 
     unread.chain(untold).collect()
 }
 
+/// A metric as one of its places tells it: kind, name, labels.
+type Metric = (String, String, Vec<String>);
+
+/// The string literals of a piece of code, each with what follows it.
+fn literals(text: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, from)) = rest.split_once('"') {
+        let Some((literal, behind)) = from.split_once('"') else { break };
+        found.push((literal, behind));
+        rest = behind;
+    }
+    found
+}
+
+/// The end of what a parenthesis before `open` has opened.
+fn closing_parenthesis(code: &str, open: usize) -> usize {
+    let mut depth = 1_i32;
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    code.len()
+}
+
+/// Where the code counts: `metrics::counter!("name", "label" => value)`.
+fn emitted_metrics(sources: &[Source]) -> (Vec<Metric>, Vec<String>) {
+    let (mut metrics, mut nameless) = (Vec::new(), Vec::new());
+    for source in sources.iter().filter(|it| !it.is_test() && it.path != TELEMETRY) {
+        let code = source.code();
+        for kind in ["counter", "gauge", "histogram"] {
+            let call = format!("metrics::{kind}!(");
+            for (at, _) in code.match_indices(&call) {
+                let open = at + call.len();
+                let close = closing_parenthesis(&code, open);
+                let said = literals(&source.text[open..close]);
+                match said.split_first() {
+                    Some(((name, _), rest)) if source.text[open..].trim_start().starts_with('"') => {
+                        let labels = rest.iter().filter(|(_, behind)| behind.trim_start().starts_with("=>"));
+                        let labels = labels.map(|(label, _)| (*label).to_owned()).collect();
+                        metrics.push((kind.to_owned(), (*name).to_owned(), labels));
+                    }
+                    _ => nameless.push(format!("{}:{}", source.path, line_of(&code, at))),
+                }
+            }
+        }
+    }
+    (metrics, nameless)
+}
+
+/// The table of descriptions: `counter("name", &["label"], "help")`.
+fn described_metrics(telemetry: &Source) -> Vec<Metric> {
+    let mut metrics = Vec::new();
+    for kind in ["counter", "gauge", "histogram"] {
+        for (_, row) in
+            telemetry.text.match_indices(&format!("{kind}(")).map(|(at, it)| telemetry.text[at..].split_at(it.len()))
+        {
+            let Some(row) = row.trim_start().strip_prefix('"') else { continue };
+            let Some((name, row)) = row.split_once('"') else { continue };
+            let Some((labels, _)) = row.split_once("&[").and_then(|(_, row)| row.split_once(']')) else { continue };
+            let labels = literals(labels).into_iter().map(|(label, _)| label.to_owned()).collect();
+            metrics.push((kind.to_owned(), name.to_owned(), labels));
+        }
+    }
+    metrics
+}
+
+/// README's table: `` | `name` | kind | `label`, `label`: values; `label` | what | ``.
+fn told_metrics(readme: &Source) -> Vec<Metric> {
+    let rows = readme.text.lines().filter(|line| line.starts_with("| `voxgate_"));
+    let read = |row: &str| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let labels = cells.get(3)?.split(';').filter_map(|part| part.split(':').next());
+        let labels = labels.flat_map(|part| part.split(',').map(|label| label.trim().trim_matches('`').to_owned()));
+        Some((cells[2].to_owned(), cells[1].trim_matches('`').to_owned(), labels.filter(|it| !it.is_empty()).collect()))
+    };
+    rows.filter_map(read).collect()
+}
+
+fn metrics_that_differ(sources: &[Source], telemetry: &Source, readme: &Source) -> Vec<String> {
+    let (emitted, mut offenders) = emitted_metrics(sources);
+    let set = |metrics: Vec<Metric>| metrics.into_iter().collect::<BTreeSet<_>>();
+    let places = [
+        ("the code".to_owned(), set(emitted)),
+        (telemetry.path.clone(), set(described_metrics(telemetry))),
+        (readme.path.clone(), set(told_metrics(readme))),
+    ];
+    let all: BTreeSet<_> = places.iter().flat_map(|(_, metrics)| metrics).collect();
+    for metric @ (kind, name, labels) in all {
+        let lacking = places.iter().filter(|(_, metrics)| !metrics.contains(metric));
+        offenders.extend(lacking.map(|(place, _)| format!("{place} has no {kind} {name} of {labels:?}")));
+    }
+    offenders
+}
+
 // ---------------------------------------------------------------- the rules
 
 fn all_rust() -> Vec<Source> {
@@ -581,6 +684,14 @@ fn every_rpc_has_its_line_in_the_scope_table() {
 fn the_readme_and_the_code_know_the_same_environment() {
     let offenders = variables_in_one_place_only(&source("README.md"), &source("src/config.rs"));
     none("variables are both documented and read", &offenders);
+}
+
+#[test]
+fn the_code_the_descriptions_and_the_readme_know_the_same_metrics() {
+    let (telemetry, readme) = (source(TELEMETRY), source("README.md"));
+    assert!(!described_metrics(&telemetry).is_empty(), "{TELEMETRY} describes no metric, so nothing was checked");
+    let offenders = metrics_that_differ(&sources("src", "rs"), &telemetry, &readme);
+    none("a metric is counted, described and in README alike", &offenders);
 }
 
 // ---------------------------------------------------------------- the checks can fail
@@ -708,5 +819,25 @@ mod the_checks_can_fail {
                 "VOXGATE_READ is in src/config.rs, not in README.md"
             ]
         );
+    }
+
+    #[test]
+    fn a_metric_that_one_place_tells_otherwise_is_found() {
+        let code = "fn f() {\n    metrics::counter!(\n        \"voxgate_a_total\",\n        \"kind\" => kind.as_str(),\n\"by\" => by()\n    );\n\
+                    metrics::gauge!(\"voxgate_b\").set(1.0); }";
+        let telemetry = Source::new(
+            TELEMETRY,
+            "counter(\"voxgate_a_total\", &[\"kind\", \"by\"], \"A's.\"),\ngauge(\"voxgate_b\", &[], \"B's.\"),",
+        );
+        let readme = "| `voxgate_a_total` | counter | `kind`: `x`, `y`; `by` | a |\n| `voxgate_b` | gauge | | b |\n";
+        let differ = |code: &str, readme: &str| {
+            metrics_that_differ(&one("src/a.rs", code), &telemetry, &Source::new("README.md", readme))
+        };
+        assert!(differ(code, readme).is_empty(), "{:?}", differ(code, readme));
+        assert_eq!(differ(code, &readme.replace("`kind`: ", "")).len(), 3, "another label");
+        assert_eq!(differ(code, &readme.replace("gauge", "counter")).len(), 3, "another kind");
+        assert_eq!(differ("", readme).len(), 2, "nothing is counted");
+        let nameless = format!("{code} fn g() {{ metrics::gauge!(NAME).set(1.0); }}");
+        assert_eq!(differ(&nameless, readme), ["src/a.rs:7"]);
     }
 }

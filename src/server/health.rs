@@ -40,7 +40,14 @@ pub(super) async fn report_health(
     }
 }
 
-pub(super) async fn set(reporter: &HealthReporter, service: &str, serving: bool) {
+/// Says of every service, and of the server as a whole, that it does not serve.
+pub(super) async fn none_serves(reporter: &HealthReporter) {
+    for service in SERVICES.iter().chain([&""]) {
+        set(reporter, service, false).await;
+    }
+}
+
+async fn set(reporter: &HealthReporter, service: &str, serving: bool) {
     let status = if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
     reporter.set_service_status(service, status).await;
 }

@@ -33,7 +33,7 @@ use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
 use self::{
-    health::{report_health, set},
+    health::{none_serves, report_health},
     rooms::{Rooms, bus, deliverer, webhooks},
     upkeep::{sweep, tend, upkeep, write},
     workers::Workers,
@@ -50,7 +50,7 @@ use crate::{
         lease_token::LeaseSigner,
         node::ToNode,
     },
-    grpc::{Api, SERVICES, layers::Gate},
+    grpc::{Api, layers::Gate},
     nodes::NodeRegistry,
     proto::DESCRIPTOR_SET,
     redis::Redis,
@@ -177,6 +177,8 @@ impl Service {
             let (api, gate) = assemble(&config, &stores, rooms, &nodes, &key, &closing)?;
             let calls = api.calls.clone();
             let (reporter, health) = tonic_health::server::health_reporter();
+            // The library says that the server serves, until the first look has found out.
+            none_serves(&reporter).await;
             let routes = routes(api, health, &closing)?;
             let mut workers = workers(&config.listen, tls, gate.clone(), routes, &closing)?;
             workers.deal(grpc, config.listen.max_connections, closing.clone());
@@ -232,9 +234,7 @@ async fn announce_drain(
 ) {
     tracing::info!("draining");
     readiness.draining();
-    for service in SERVICES.iter().chain([&""]) {
-        set(reporter, service, false).await;
-    }
+    none_serves(reporter).await;
     let deadline = Env::system().now().plus(Duration::from_millis(listen.drain_notice_ms + listen.drain_cap_ms));
     nodes.broadcast(&ToNode::Drain { deadline });
     tokio::time::sleep(Duration::from_millis(listen.drain_notice_ms)).await;

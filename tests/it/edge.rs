@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use tokio_stream::StreamExt as _;
 use tonic::{Code, transport::Endpoint};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest,
@@ -21,8 +21,9 @@ use voxgate::proto::v1::{CreateVoiceAgentRequest, ListVoiceAgentsRequest, VoiceA
 
 use crate::harness::{
     client::{Caller, Explained as _, granted, refused},
+    postgres,
     server::{Backend, TestServer},
-    world::{World, minimal_agent},
+    world::{World, eventually, minimal_agent},
 };
 
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -102,6 +103,34 @@ fn however_many_requests_are_refused_before_they_were_said_the_connection_stays(
             }
         }
         connection.write_all(&frame(DATA, end_stream, stream, &[0; 5])).expect("said");
+    }
+}
+
+/// The library's own health says that the server serves until it is told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_never_says_serving_before_the_first_look_has_found_the_stores() {
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let redis = format!("redis://{}", silent.local_addr().expect("an address"));
+    let database = postgres::fresh_database();
+    let server = tokio::task::block_in_place(|| TestServer::unready(&database, &redis, ""));
+    let client = HealthClient::new(Endpoint::from_shared(server.addr.clone()).expect("an address").connect_lazy());
+    let health = async |service: &str| {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        client.clone().check(request).await.map(|answer| answer.into_inner().status())
+    };
+    eventually("the first answer", async || {
+        let answer = health("").await.ok()?;
+        assert_eq!(answer, ServingStatus::NotServing, "the first word");
+        Some(())
+    })
+    .await;
+    for service in ["voxgate.v1.AdmissionService", "voxgate.v1.TenantService"] {
+        health(service).await.expect("a status from the beginning");
+    }
+    assert!(!server.is_ready());
+    for _ in 0..50 {
+        assert_eq!(health("").await.expect("an answer"), ServingStatus::NotServing);
     }
 }
 

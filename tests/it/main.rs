@@ -10,6 +10,7 @@ mod fuzz_corpus;
 mod harness;
 mod history;
 mod lives;
+mod metrics;
 mod outage;
 mod pauses;
 mod recovery;

@@ -173,7 +173,27 @@ impl TestServer {
         })
     }
 
+    /// `voxgate serve` that is not waited for: it may never be ready.
+    pub(crate) fn unready(database_url: &str, redis_url: &str, config: &str) -> Self {
+        let stores = stores(database_url, redis_url);
+        let key = operator_key(&stores);
+        Self::launch(configured(config, &[]), &["serve", "--config", CONFIG_FILE], &stores, key)
+    }
+
     fn start(dir: PathBuf, args: &[&str], env: &[(&str, &str)], admin_key: String) -> Self {
+        let server = Self::launch(dir, args, env, admin_key);
+        server.wait_until_ready();
+        server
+    }
+
+    pub(crate) fn wait_until_ready(&self) {
+        wait_for("readiness", START_PATIENCE, || {
+            assert!(self.process.is_running(), "the server exited:\n{}", self.log());
+            self.is_ready().then_some(())
+        });
+    }
+
+    fn launch(dir: PathBuf, args: &[&str], env: &[(&str, &str)], admin_key: String) -> Self {
         let (grpc_port, admin_port) = (free_port(), free_port());
         let mut command = voxgate(&dir, env);
         command.args(args).current_dir(&dir);
@@ -184,12 +204,7 @@ impl TestServer {
         let live_key = admin_key.clone();
         let named = |name| env.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned());
         let stores = named("VOXGATE_DATABASE_URL").zip(named("VOXGATE_KEY_RING"));
-        let server = Self { process, addr, admin_port, admin_key, live_key, stores };
-        wait_for("readiness", START_PATIENCE, || {
-            assert!(server.process.is_running(), "the server exited:\n{}", server.log());
-            server.is_ready().then_some(())
-        });
-        server
+        Self { process, addr, admin_port, admin_key, live_key, stores }
     }
 
     pub(crate) fn is_ready(&self) -> bool {
