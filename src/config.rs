@@ -104,6 +104,15 @@ impl ListenSettings {
     }
 }
 
+/// What `/metrics` tells beyond the ordinary.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Voice agents whose usage and limit are told, those with most leases on this replica (default 0, at most 100: each
+    /// costs two series, by its id, and a question to the slot store every 5 s).
+    pub top_agents: usize,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -147,6 +156,8 @@ pub struct Config {
     pub secrets: SecretSettings,
     #[serde(default)]
     pub webhooks: WebhookSettings,
+    #[serde(default)]
+    pub metrics: MetricsSettings,
 }
 
 /// The keys under which secrets are kept. Lines or commas of `id:key`, each key 32 bytes in base64; the first seals, all

@@ -1,6 +1,7 @@
 //! Logs and metrics of the process.
 //!
-//! Logs go to stderr: stdout belongs to what a command answers. Metric labels come from enums, never from ids.
+//! Logs go to stderr: stdout belongs to what a command answers. Metric labels come from enums, never from ids; the one exception, by the
+//! operator's choice, is in `server/samples.rs`.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -74,7 +75,17 @@ pub const METRICS: &[Metric] = &[
     histogram("voxgate_queue_wait_seconds", &[], "How long an AwaitSlot stream lasted."),
     counter("voxgate_recoveries_total", &[], "Tenants whose leases the slot store had lost."),
     gauge("voxgate_releases_kept", &[], "Releases that the slot store refused and that are tried again."),
+    gauge("voxgate_slots_in_flight", &[], "Leases that this replica keeps, as far as it knows."),
+    gauge("voxgate_agent_slots_used", &["tenant", "voice_agent"], "Slots in use of the agents used most here."),
+    gauge("voxgate_agent_slots_limit", &["tenant", "voice_agent"], "Slots that each of these agents has."),
+    gauge("voxgate_ready", &[], "What /readyz answers: 1 ready, 0 not."),
+    histogram(
+        "voxgate_store_duration_seconds",
+        &["store", "operation", "outcome"],
+        "Time that the database and Redis take, by operation and outcome.",
+    ),
     gauge("voxgate_journal_entries", &[], "Sessions that wait to be written to the database."),
+    gauge("voxgate_journal_entries_max", &[], "Sessions that may wait to be written; with as many, calls are refused."),
     counter("voxgate_journal_written_total", &[], "Sessions written behind, by beginning or end."),
     counter("voxgate_drift_total", &["kind"], "Differences of leases, sessions and nodes that were healed, by kind."),
     counter("voxgate_mass_expiries_total", &[], "Looks that found many leases run out and none renewed."),
@@ -129,16 +140,30 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     let waits = Matcher::Full("voxgate_queue_wait_seconds".to_owned());
     let buckets = PrometheusBuilder::new().set_buckets(&SECONDS)?.set_buckets_for_metric(waits, &WAIT_SECONDS)?;
     let handle = buckets.install_recorder()?;
-    for Metric { kind, name, labels, help } in METRICS {
+    describe();
+    // From 0 on, so that the first of them is an increase to Prometheus.
+    for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Counter && metric.labels.is_empty()) {
+        metrics::counter!(metric.name).absolute(0);
+    }
+    Ok(handle)
+}
+
+/// The text of what `count` counts, which nothing else is told of, and nothing remembers.
+pub fn render_apart(count: impl FnOnce()) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        describe();
+        count();
+    });
+    recorder.handle().render()
+}
+
+fn describe() {
+    for Metric { kind, name, help, .. } in METRICS {
         match kind {
             Kind::Counter => metrics::describe_counter!(*name, *help),
             Kind::Gauge => metrics::describe_gauge!(*name, *help),
             Kind::Histogram => metrics::describe_histogram!(*name, *help),
         }
-        // From 0 on, so that the first of them is an increase to Prometheus.
-        if *kind == Kind::Counter && labels.is_empty() {
-            metrics::counter!(*name).absolute(0);
-        }
     }
-    Ok(handle)
 }

@@ -3,7 +3,7 @@
 //! Whichever replica lives renews their leases, as part of its sweep, half a lease before they run out; so a replica that
 //! crashes takes none of them with it. Each ends at its own time, by the sweep, as a call does that lasts too long.
 
-use super::{Admit, Calls};
+use super::{Admit, Calls, in_flight::RENEWED_WITHIN};
 use crate::{
     agents::Hints,
     domain::{
@@ -82,6 +82,9 @@ impl Calls {
         }
         let proven = |session: &Session| Proven { call: session.call.clone(), claim: session.claim(), ttl: LEASE_TTL };
         let leases: Vec<Proven> = sessions.iter().map(proven).collect();
-        self.renew(tenant, &leases).await
+        let renewed = self.renew(tenant, &leases).await?;
+        let kept = sessions.iter().zip(&renewed).map(|(session, fate)| (session.lease, RENEWED_WITHIN, *fate));
+        self.kept.note(tenant, kept);
+        Ok(renewed)
     }
 }

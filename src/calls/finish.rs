@@ -95,6 +95,7 @@ impl Calls {
     ) -> Result<Released> {
         let ending = Ending { outcome, at: self.env.now() };
         let freed = self.slots.release_ending(tenant, call, lease, &ending).await?;
+        self.kept.forget(lease);
         self.note_freed(tenant, call, freed, outcome).await
     }
 
@@ -105,6 +106,7 @@ impl Calls {
         let ending = Ending { outcome, at: self.env.now() };
         let freed = self.slots.give_up(tenant, call, lease, &ending).await?;
         if self.note_freed(tenant, call, freed, outcome).await?.released {
+            self.kept.forget(lease);
             self.leave_node(session, outcome, Node::Tell);
         }
         Ok(())
@@ -158,6 +160,7 @@ impl Calls {
     /// The session has ended, so its slot must come free even if the store is away just now: what it does not take is
     /// kept and tried again, and the lease's own expiry stands behind that.
     pub(super) async fn free(&self, tenant: TenantId, call: &CallId, lease: LeaseId) {
+        self.kept.forget(lease);
         if let Err(error) = self.slots.release(tenant, call, lease).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(call.id = %call, lease.id = %lease, error, "a slot is yet to be released");

@@ -95,7 +95,10 @@ impl Calls {
         secret: Option<&SecretString>,
         lease: &Lease,
     ) -> Result<()> {
-        let Some(address) = session.node_address() else { return Ok(()) };
+        let Some(address) = session.node_address() else {
+            self.keep(session, lease);
+            return Ok(());
+        };
         if self.nodes.profile(&address).is_some() {
             // Reserved is not told: only a node that has answered for the call surely knows it.
             let known = session.state.ws_connected && self.nodes.hosts(&address, &session.call, lease.id);
@@ -103,7 +106,10 @@ impl Calls {
         }
         if !session.state.ws_connected {
             // A node that is connected nowhere presents the call when it comes.
-            let _ = self.bus.send(&address, Letter::Assign { call: session.call.clone(), session: session.id }).await;
+            let letter = Letter::Assign { call: session.call.clone(), session: session.id };
+            if self.bus.send(&address, letter).await.is_err() {
+                self.keep(session, lease);
+            }
         }
         Ok(())
     }

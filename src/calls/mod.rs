@@ -18,6 +18,7 @@ mod credential;
 mod delete_agent;
 mod direct;
 mod finish;
+mod in_flight;
 mod inquire;
 mod lanes;
 mod list_sessions;
@@ -52,7 +53,7 @@ pub use self::{
     watch_events::{EventWatch, WatchFrom},
     watch_usage::UsageWatch,
 };
-use self::{waiters::Waiters, watch_usage::Watches, watchers::Watchers};
+use self::{in_flight::Kept, waiters::Waiters, watch_usage::Watches, watchers::Watchers};
 use crate::{
     admission::SlotStore,
     agents::VoiceAgents,
@@ -181,6 +182,7 @@ pub struct Calls {
     workers: TaskTracker,
     waiters: Arc<Waiters>,
     watches: Arc<Watches>,
+    kept: Arc<Kept>,
     event_watchers: Watchers,
 }
 
@@ -197,6 +199,7 @@ impl Calls {
         Self {
             waiters: Arc::new(Waiters::new(ReplicaId::new(&rooms.env))),
             watches: Arc::default(),
+            kept: Arc::default(),
             event_watchers: Watchers::default(),
             rooms: Arc::new(rooms),
             tasks: TaskTracker::new(),

@@ -33,7 +33,9 @@ impl Calls {
                 proven.push(Proven { call: call.clone(), claim, ttl: *ttl });
             }
         }
-        for (place, fate) in places.into_iter().zip(self.renew(tenant, &proven).await?) {
+        let renewed = self.renew(tenant, &proven).await?;
+        self.kept.note(tenant, proven.iter().zip(&renewed).map(|(it, fate)| (it.claim.lease, it.ttl, *fate)));
+        for (place, fate) in places.into_iter().zip(renewed) {
             fates[place] = fate;
         }
         Ok(fates)

@@ -7,7 +7,7 @@ use std::{fmt, ops::RangeInclusive};
 
 use figment::Figment;
 
-use super::{ListenSettings, TlsSettings};
+use super::{ListenSettings, MetricsSettings, TlsSettings};
 use crate::{
     calls::CallSettings,
     db::{CacheSettings, PoolSettings, RetentionSettings},
@@ -36,6 +36,8 @@ const YEAR_HOURS: u64 = 366 * 24;
 const DAYS_MAX: u64 = 36_500;
 /// On one call: more is no conversation.
 const VERBS_MAX: u64 = 1_000;
+/// What a Prometheus is spared.
+const TOP_AGENTS_MAX: u64 = 100;
 
 /// What a number may be.
 #[derive(Debug, Clone)]
@@ -80,7 +82,7 @@ pub(super) fn faults(given: &Figment) -> Vec<String> {
 }
 
 fn all() -> Vec<Limit> {
-    let rooms = [listen(), tls(), rpc(), calls(), stores(), cache(), retention(), webhooks()];
+    let rooms = [listen(), tls(), rpc(), calls(), stores(), cache(), retention(), webhooks(), metrics()];
     rooms.into_iter().flatten().collect()
 }
 
@@ -206,6 +208,11 @@ fn webhooks() -> Vec<Limit> {
         limit("webhooks.timeout_ms", timeout_ms, 1..=DAY_MS),
         limit("webhooks.max_in_flight", max_in_flight, 2..=COUNT_MAX),
     ]
+}
+
+fn metrics() -> Vec<Limit> {
+    let MetricsSettings { top_agents } = MetricsSettings::default();
+    vec![limit("metrics.top_agents", top_agents, 0..=TOP_AGENTS_MAX)]
 }
 
 #[cfg(test)]

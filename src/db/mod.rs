@@ -11,6 +11,7 @@ pub(crate) mod cache;
 mod changes;
 mod connection;
 mod error;
+mod meter;
 mod migrate;
 mod prepared;
 mod retention;
@@ -185,17 +186,16 @@ impl Rows<'_> {
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
     {
         let reach = self.reach;
-        self.database
-            .task(move |conn| {
-                Box::pin(async move {
-                    match conn {
-                        // Row-level security asks for a transaction even around one statement: its setting ends with it.
-                        Connection::Postgres(_) => within(conn, reach, work).await,
-                        Connection::Sqlite(_) => work(conn).await,
-                    }
-                })
+        let task = self.database.task(move |conn| {
+            Box::pin(async move {
+                match conn {
+                    // Row-level security asks for a transaction even around one statement: its setting ends with it.
+                    Connection::Postgres(_) => within(conn, reach, work).await,
+                    Connection::Sqlite(_) => work(conn).await,
+                }
             })
-            .await
+        });
+        meter::QUERY.measure(task).await
     }
 
     /// Does `work` in one transaction: an error rolls it back.
@@ -205,7 +205,7 @@ impl Rows<'_> {
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
     {
         let reach = self.reach;
-        self.database.task(move |conn| Box::pin(within(conn, reach, work))).await
+        meter::TRANSACTION.measure(self.database.task(move |conn| Box::pin(within(conn, reach, work)))).await
     }
 }
 

@@ -266,6 +266,16 @@ impl NodeRegistry {
         calls.into_iter().flatten().map(|(call, hosted)| (call.clone(), hosted.claim)).collect()
     }
 
+    /// The leases of all calls that are counted as a connected node's.
+    pub fn leases(&self) -> Vec<(TenantId, LeaseId)> {
+        let nodes = self.nodes();
+        let of_node = |(address, entry): (&NodeAddress, &Entry)| {
+            let tenant = address.tenant;
+            entry.calls.values().map(move |hosted| (tenant, hosted.claim.lease)).collect::<Vec<_>>()
+        };
+        nodes.iter().flat_map(of_node).collect()
+    }
+
     /// The nodes that are connected here.
     pub fn addresses(&self) -> Vec<NodeAddress> {
         self.nodes().keys().cloned().collect()

@@ -13,6 +13,7 @@ mod dial;
 mod identity;
 mod link;
 mod map;
+mod meter;
 mod script;
 mod settings;
 mod slots;
@@ -140,7 +141,13 @@ impl Redis {
 
     /// Runs a script, also one that the server has forgotten.
     pub async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value, Failure> {
-        let deadline = self.deadline();
+        let began = Instant::now();
+        let answer = self.run(script, began + self.budget()).await;
+        script.meter().note(&answer, began.elapsed());
+        answer
+    }
+
+    async fn run(&self, script: &ScriptInvocation<'_>, deadline: Instant) -> Result<Value, Failure> {
         match self.send(script, &script.by_hash(), deadline).await {
             Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 Ok(self.send(script, &script.by_text(), deadline).await?)

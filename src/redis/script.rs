@@ -2,17 +2,21 @@
 
 use deadpool_redis::redis::{self, Cmd, ToRedisArgs};
 
+use super::meter::Meter;
+
 /// A script by its text and its hash.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Script {
     code: String,
     hash: String,
+    meter: Meter,
 }
 
 impl Script {
-    pub fn new(code: &str) -> Self {
+    /// `name` is what its calls are measured as.
+    pub fn new(name: &'static str, code: &str) -> Self {
         let hash = redis::Script::new(code).get_hash().to_owned();
-        Self { code: code.to_owned(), hash }
+        Self { code: code.to_owned(), hash, meter: Meter::new(name) }
     }
 
     pub fn prepare_invoke(&self) -> ScriptInvocation<'_> {
@@ -44,6 +48,10 @@ impl ScriptInvocation<'_> {
     pub fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
         arg.write_redis_args(&mut self.args);
         self
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.script.meter
     }
 
     pub(super) fn first_key(&self) -> &[u8] {

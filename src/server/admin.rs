@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Stores;
+use super::{Stores, samples::AgentSample};
 use crate::sessions::Journal;
 
 /// A store that takes longer than this to say that it is there is not.
@@ -53,6 +53,7 @@ impl Found {
 
 impl Readiness {
     pub(super) fn new(stores: Stores, closing: CancellationToken) -> Self {
+        tell(false);
         Self { stores, phase: Arc::new(AtomicU8::new(STARTING)), journal: Arc::default(), closing }
     }
 
@@ -64,6 +65,7 @@ impl Readiness {
 
     pub(super) fn draining(&self) {
         self.phase.store(DRAINING, Ordering::Release);
+        tell(false);
     }
 
     pub(super) async fn look(&self) -> Found {
@@ -72,27 +74,37 @@ impl Readiness {
         let (database, slots) = tokio::join!(database, slots);
         let serving = self.phase.load(Ordering::Acquire) == SERVING && !self.closing.is_cancelled();
         let room = self.journal.get().is_some_and(|journal| journal.outlasts_database());
-        Found { database: matches!(database, Ok(Ok(()))), slots: matches!(slots, Ok(Ok(()))), room, serving }
+        let found =
+            Found { database: matches!(database, Ok(Ok(()))), slots: matches!(slots, Ok(Ok(()))), room, serving };
+        tell(found.is_ready());
+        found
     }
+}
+
+/// What `/readyz` answers, to whoever reads metrics.
+fn tell(ready: bool) {
+    metrics::gauge!("voxgate_ready").set(f64::from(u8::from(ready)));
 }
 
 #[derive(Debug, Clone)]
 struct Admin {
     readiness: Readiness,
     metrics: PrometheusHandle,
+    agents: AgentSample,
 }
 
 pub(super) async fn serve(
     listener: TcpListener,
     readiness: Readiness,
     metrics: PrometheusHandle,
+    agents: AgentSample,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Admin { readiness, metrics });
+        .with_state(Admin { readiness, metrics, agents });
     Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?)
 }
 
@@ -111,5 +123,5 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn render(State(admin): State<Admin>) -> String {
     admin.metrics.run_upkeep();
-    admin.metrics.render()
+    admin.metrics.render() + &admin.agents.text()
 }

@@ -8,6 +8,7 @@ mod bootstrap;
 mod connections;
 mod health;
 mod rooms;
+mod samples;
 mod secrets;
 mod streams;
 mod tls;
@@ -35,6 +36,7 @@ pub use self::bootstrap::{Tools, dev};
 use self::{
     health::{none_serves, report_health},
     rooms::{Rooms, bus, deliverer, webhooks},
+    samples::{AgentSample, sample_until},
     upkeep::{sweep, tend, upkeep, write},
     workers::Workers,
 };
@@ -164,7 +166,9 @@ impl Service {
         let Self { config, stores, metrics, grpc, tls, admin, nodes } = self;
         let (closing, admin_stop) = (CancellationToken::new(), CancellationToken::new());
         let readiness = admin::Readiness::new(stores.clone(), closing.clone());
-        let admin = tokio::spawn(admin::serve(admin, readiness.clone(), metrics.clone(), admin_stop.clone()));
+        let agents = AgentSample::default();
+        let admin = admin::serve(admin, readiness.clone(), metrics.clone(), agents.clone(), admin_stop.clone());
+        let admin = tokio::spawn(admin);
 
         let env = Env::system();
         let rooms = Rooms::on(&stores, &config.cache, config.journal, &env);
@@ -184,6 +188,7 @@ impl Service {
             workers.deal(grpc, config.listen.max_connections, closing.clone());
             let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
             let tend = tokio::spawn(tend(calls.clone(), closing.clone()));
+            let sample = tokio::spawn(sample_until(calls.clone(), config.metrics, agents, closing.clone()));
             let watch =
                 tokio::spawn(report_health(reporter.clone(), readiness.clone(), nodes.clone(), closing.clone()));
             readiness.started(history);
@@ -205,6 +210,7 @@ impl Service {
                 calls.worked_off().await;
                 sweep.await?;
                 tend.await?;
+                sample.await?;
                 upkeep.await?;
                 deliverer.await?;
                 said_all.cancel();

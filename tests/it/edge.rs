@@ -129,6 +129,7 @@ async fn health_never_says_serving_before_the_first_look_has_found_the_stores() 
         health(service).await.expect("a status from the beginning");
     }
     assert!(!server.is_ready());
+    assert_eq!(server.metric("voxgate_ready").to_string(), "0");
     for _ in 0..50 {
         assert_eq!(health("").await.expect("an answer"), ServingStatus::NotServing);
     }

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use voxgate::{
     node_sim::Behaviour,
-    proto::v1::{HangupRequest, LeaseRenewal, RenewSlotsRequest},
+    proto::v1::{AcquireSlotRequest, HangupRequest, LeaseRenewal, RenewSlotsRequest},
     telemetry::{Kind, METRICS},
 };
 
 use crate::harness::{
     client::granted,
+    pair::Pair,
     server::{Backend, TestServer},
-    world::World,
+    world::{World, acquire, eventually, seconds, unique},
 };
 
 /// What one metric was told as.
@@ -45,7 +46,7 @@ fn told(text: &str) -> BTreeMap<String, Told> {
 }
 
 /// What every service counts that has admitted, renewed and ended a call on a node.
-const BY_WORK: [&str; 8] = [
+const BY_WORK: [&str; 12] = [
     "voxgate_rpcs_total",
     "voxgate_rpc_duration_seconds",
     "voxgate_admissions_total",
@@ -54,6 +55,10 @@ const BY_WORK: [&str; 8] = [
     "voxgate_sessions_ended_total",
     "voxgate_operations_total",
     "voxgate_nodes_connected",
+    "voxgate_ready",
+    "voxgate_slots_in_flight",
+    "voxgate_store_duration_seconds",
+    "voxgate_journal_entries_max",
 ];
 
 async fn what_is_told_is_what_is_described(backend: Backend) {
@@ -90,4 +95,71 @@ async fn what_an_embedded_service_tells_is_what_is_described() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_production_service_tells_is_what_is_described() {
     what_is_told_is_what_is_described(Backend::PostgresRedis).await;
+}
+
+/// The series of agents that are told.
+fn agents_told(server: &TestServer) -> Vec<String> {
+    let text = server.get("/metrics").expect("the metrics");
+    let mut series: Vec<_> =
+        text.lines().filter(|line| line.starts_with("voxgate_agent_")).map(str::to_owned).collect();
+    series.sort();
+    series
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_agents_used_most_are_told_and_only_where_they_are_asked_for() {
+    let server = TestServer::embedded_with("[metrics]\ntop_agents = 1");
+    let world = World::on(&server.addr, &server.admin_key).await;
+    let (busy, idle) = (world.agent(7).await, world.agent(8).await);
+    let _node = world.node(Behaviour::default()).await;
+    let mut slots = vec![world.admit(&busy.id).await, world.admit(&busy.id).await, world.admit(&idle.id).await];
+    let of = |what: &str, agent: &str, value: u32| {
+        format!("voxgate_agent_slots_{what}{{tenant=\"{}\",voice_agent=\"{agent}\"}} {value}", world.tenant)
+    };
+    let told = |agent: &str, used, limit| vec![of("limit", agent, limit), of("used", agent, used)];
+    let until = async |what: &str, expected: Vec<String>, in_flight: f64| {
+        let is_so = async || {
+            let told = agents_told(&server) == expected && server.metric("voxgate_slots_in_flight") >= in_flight;
+            told.then_some(())
+        };
+        eventually(what, is_so).await;
+    };
+    until("the busy agent", told(&busy.id, 2, 7), 3.0).await;
+    for slot in slots.drain(..2) {
+        assert!(world.release(&slot).await);
+    }
+    until("the other agent instead", told(&idle.id, 1, 8), 1.0).await;
+    assert!(world.release(&slots[0]).await);
+    eventually("no agent", async || agents_told(&server).is_empty().then_some(())).await;
+    eventually("no lease", async || (server.metric("voxgate_slots_in_flight") < 0.5).then_some(())).await;
+    assert!(agents_told(TestServer::shared(Backend::Embedded)).is_empty(), "nobody asked for them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_in_flight_at_the_replica_that_keeps_it_and_nowhere_else() {
+    let Pair { servers, worlds, .. } = &Pair::start().await;
+    let in_flight = || servers.each_ref().map(|server| server.metric("voxgate_slots_in_flight").to_string());
+    let until = async |what: &str, expected: [&str; 2]| {
+        eventually(what, async || (in_flight() == expected).then_some(())).await;
+    };
+    let agent = worlds[0].agent(10).await;
+    // Nobody's stream renews it: it is the replica's that granted it.
+    let lasting = AcquireSlotRequest { lease_ttl: Some(seconds(300)), ..acquire(&unique("call"), &agent.id) };
+    let alone = granted(worlds[0].try_admit(lasting).await);
+    until("the lease of the first replica", ["1", "0"]).await;
+    // The node is the second replica's, and so are its calls, whichever admits them.
+    let node = worlds[1].node(Behaviour::default()).await;
+    let hosted = eventually("a call for the node", async || {
+        let slot = worlds[0].admit(&agent.id).await;
+        if slot.node_id.as_deref() == Some(node.id.as_str()) {
+            return Some(slot);
+        }
+        worlds[0].release(&slot).await;
+        None
+    })
+    .await;
+    until("the lease of the second replica", ["1", "1"]).await;
+    assert!(worlds[0].release(&hosted).await && worlds[0].release(&alone).await);
+    until("no lease", ["0", "0"]).await;
+    assert_eq!(servers.each_ref().map(|server| server.metric("voxgate_ready").to_string()), ["1", "1"]);
 }

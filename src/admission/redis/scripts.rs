@@ -34,23 +34,23 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub(super) fn load() -> Self {
-        let with_lib = |body: &str| Script::new(&format!("{LIB}\n{body}"));
-        let with_queue = |body: &str| Script::new(&format!("{LIB}\n{QUEUE}\n{body}"));
+        let with_lib = |name, body: &str| Script::new(name, &format!("{LIB}\n{body}"));
+        let with_queue = |name, body: &str| Script::new(name, &format!("{LIB}\n{QUEUE}\n{body}"));
         Self {
-            renew: with_lib(include_str!("renew.lua")),
-            leases: with_lib(include_str!("leases.lua")),
-            open: with_lib(include_str!("open.lua")),
-            readmit: with_lib(include_str!("readmit.lua")),
-            fates: with_lib(include_str!("fates.lua")),
-            live: with_lib(include_str!("live.lua")),
-            usage: with_queue(include_str!("usage.lua")),
-            tenant_usage: with_queue(include_str!("tenant_usage.lua")),
-            enqueue: Script::new(&format!("{ROOM}\n{LIB}\n{QUEUE}\n{}", include_str!("enqueue.lua"))),
-            tend: with_queue(include_str!("tend.lua")),
-            leave: with_queue(include_str!("leave.lua")),
-            unwritten: with_lib(include_str!("unwritten.lua")),
-            stale: with_lib(include_str!("stale.lua")),
-            forget: with_lib(include_str!("forget.lua")),
+            renew: with_lib("renew", include_str!("renew.lua")),
+            leases: with_lib("leases", include_str!("leases.lua")),
+            open: with_lib("open", include_str!("open.lua")),
+            readmit: with_lib("readmit", include_str!("readmit.lua")),
+            fates: with_lib("fates", include_str!("fates.lua")),
+            live: with_lib("live", include_str!("live.lua")),
+            usage: with_queue("usage", include_str!("usage.lua")),
+            tenant_usage: with_queue("tenant_usage", include_str!("tenant_usage.lua")),
+            enqueue: Script::new("enqueue", &format!("{ROOM}\n{LIB}\n{QUEUE}\n{}", include_str!("enqueue.lua"))),
+            tend: with_queue("tend", include_str!("tend.lua")),
+            leave: with_queue("leave", include_str!("leave.lua")),
+            unwritten: with_lib("unwritten", include_str!("unwritten.lua")),
+            stale: with_lib("stale", include_str!("stale.lua")),
+            forget: with_lib("forget", include_str!("forget.lua")),
         }
     }
 }
@@ -65,20 +65,20 @@ pub(super) struct Combined {
 }
 
 impl Combined {
-    fn of(front: &str, part: &str) -> Self {
+    fn of(name: &'static str, front: &str, part: &str) -> Self {
         let batch = BATCH.replace("--@ queue.lua", QUEUE).replace("--@ the script of a part", part);
         Self {
-            alone: Script::new(&format!("{front}\n{QUEUE}\n{part}")),
-            together: Script::new(&format!("{front}\n{batch}")),
+            alone: Script::new(name, &format!("{front}\n{QUEUE}\n{part}")),
+            together: Script::new(name, &format!("{front}\n{batch}")),
         }
     }
 
     pub(super) fn acquire() -> Self {
-        Self::of(&format!("{ROOM}\n{LIB}"), include_str!("acquire.lua"))
+        Self::of("acquire", &format!("{ROOM}\n{LIB}"), include_str!("acquire.lua"))
     }
 
     pub(super) fn release() -> Self {
-        Self::of(LIB, include_str!("release.lua"))
+        Self::of("release", LIB, include_str!("release.lua"))
     }
 }
 

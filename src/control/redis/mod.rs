@@ -353,17 +353,17 @@ fn millis(span: std::time::Duration) -> u64 {
 impl Scripts {
     fn new() -> Self {
         macro_rules! script {
-            ($file:literal) => {
-                Script::new(concat!(include_str!("lib.lua"), "\n", include_str!($file)))
+            ($name:literal) => {
+                Script::new($name, concat!(include_str!("lib.lua"), "\n", include_str!(concat!($name, ".lua"))))
             };
         }
         Self {
-            send: script!("send.lua"),
-            attach: script!("attach.lua"),
-            keep: script!("keep.lua"),
-            detach: script!("detach.lua"),
-            settle: script!("settle.lua"),
-            connected: script!("connected.lua"),
+            send: script!("send"),
+            attach: script!("attach"),
+            keep: script!("keep"),
+            detach: script!("detach"),
+            settle: script!("settle"),
+            connected: script!("connected"),
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct RedisEventSignal {
 
 impl RedisEventSignal {
     pub fn new(redis: Redis, replica: ReplicaId) -> Self {
-        Self { redis, replica, tell: Script::new(include_str!("tell.lua")) }
+        Self { redis, replica, tell: Script::new("tell", include_str!("tell.lua")) }
     }
 }
 

@@ -99,6 +99,7 @@ impl Journal {
         env: Env,
     ) -> (Arc<Self>, mpsc::Receiver<Session>) {
         let (without_agent, orphaned) = mpsc::channel(ORPHANED);
+        metrics::gauge!("voxgate_journal_entries_max").set(u32::try_from(settings.max_entries).unwrap_or(u32::MAX));
         let journal = Self {
             store,
             routings,

@@ -24,7 +24,7 @@ pub struct RedisRateLimiter {
 
 impl RedisRateLimiter {
     pub fn new(redis: Redis) -> Self {
-        Self { redis, borrow: Script::new(include_str!("borrow.lua")) }
+        Self { redis, borrow: Script::new("borrow", include_str!("borrow.lua")) }
     }
 }
 
