@@ -73,6 +73,13 @@ pub struct ListenSettings {
     pub keepalive_interval_ms: u64,
     /// How long the answer may take (default 10,000 ms).
     pub keepalive_timeout_ms: u64,
+    /// Age at which a client is told to connect again, by a tenth more or less, so that those that balance by themselves
+    /// find replicas that were added (default 1,800,000 ms: a fleet is even again half an hour later, and connecting costs
+    /// nothing by then); 0: never.
+    pub max_connection_age_ms: u64,
+    /// From then on how long streams go on, which would not end by themselves (default 120,000 ms: as long as a call may
+    /// wait in AwaitSlot).
+    pub max_connection_age_grace_ms: u64,
     /// From NOT_SERVING to refusing work, so that balancers look away first (default 2,000 ms; none under `dev`).
     pub drain_notice_ms: u64,
     /// From refusing work to the end of the process, whatever is still running (default 20,000 ms).
@@ -88,6 +95,8 @@ impl Default for ListenSettings {
             handshake_timeout_ms: 5_000,
             keepalive_interval_ms: 20_000,
             keepalive_timeout_ms: 10_000,
+            max_connection_age_ms: 1_800_000,
+            max_connection_age_grace_ms: 120_000,
             drain_notice_ms: 2_000,
             drain_cap_ms: 20_000,
         }

@@ -103,6 +103,7 @@ pub const METRICS: &[Metric] = &[
     gauge("voxgate_webhook_dead_letters", &[], "Dead letters that are kept."),
     gauge("voxgate_nodes_connected", &[], "Media nodes connected to this replica."),
     counter("voxgate_connections_refused_total", &[], "Connections closed at accept, over the limit."),
+    counter("voxgate_connections_aged_total", &[], "Connections that reached their age: their clients were sent away."),
     counter("voxgate_connections_silent_total", &[], "Connections closed: no handshake or preface came in time."),
     counter("voxgate_connections_garbled_total", &[], "Connections closed: not what this port speaks."),
     counter("voxgate_tls_handshakes_failed_total", &[], "TLS handshakes that failed otherwise."),

@@ -94,6 +94,8 @@ fn listen() -> Vec<Limit> {
         handshake_timeout_ms,
         keepalive_interval_ms,
         keepalive_timeout_ms,
+        max_connection_age_ms,
+        max_connection_age_grace_ms,
         drain_notice_ms,
         drain_cap_ms,
     } = ListenSettings::default();
@@ -104,6 +106,8 @@ fn listen() -> Vec<Limit> {
         limit("listen.handshake_timeout_ms", handshake_timeout_ms, 1..=DAY_MS),
         limit("listen.keepalive_interval_ms", keepalive_interval_ms, 1..=DAY_MS),
         limit("listen.keepalive_timeout_ms", keepalive_timeout_ms, 1..=DAY_MS),
+        limit("listen.max_connection_age_ms", max_connection_age_ms, 1_000..=DAY_MS).or_zero(),
+        limit("listen.max_connection_age_grace_ms", max_connection_age_grace_ms, 0..=DAY_MS),
         limit("listen.drain_notice_ms", drain_notice_ms, 0..=DAY_MS),
         limit("listen.drain_cap_ms", drain_cap_ms, 0..=DAY_MS),
     ]

@@ -34,11 +34,11 @@ impl AdmissionService for Api {
         &self,
         request: Request<v1::AwaitSlotRequest>,
     ) -> Result<Response<BoxStream<v1::AwaitSlotResponse>>, Status> {
-        let Incoming { principal, deadline, message } = Incoming::of(request)?;
+        let Incoming { principal, deadline, lifetime, message } = Incoming::of(request)?;
         let (admit, max_wait) = read_await(message, &principal)?;
         let call = admit.call.clone();
         let wait = AwaitSlot { admit, max_wait, deadline: deadline.answer_by().into() };
-        let waited = self.calls.await_slot(&principal, wait, &self.closing).await?;
+        let waited = self.calls.await_slot(&principal, wait, lifetime.over()).await?;
         let updates = stream::unfold(waited, |mut waited| async { waited.next().await.map(|it| (it, waited)) });
         let answers = updates.map(move |update| {
             let update = match update? {
@@ -89,10 +89,10 @@ impl AdmissionService for Api {
         &self,
         request: Request<v1::WatchUsageRequest>,
     ) -> Result<Response<BoxStream<v1::Usage>>, Status> {
-        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let Incoming { principal, lifetime, message, .. } = Incoming::of(request)?;
         let agent = read_subject(message.voice_agent_id.as_deref())?;
         let watch = self.calls.watch_usage(&principal, agent).await?;
-        let closing = self.closing.clone();
+        let closing = lifetime.over().clone();
         let changes = stream::unfold(Some((watch, closing)), move |watched| async move {
             let (mut watch, closing) = watched?;
             let usage = tokio::select! {
@@ -256,7 +256,7 @@ impl AdmissionService for Api {
 impl Api {
     /// All verbs alike: read, carry out, answer; and note what came of it.
     async fn carry<Q: VerbRequest, A: From<Executed>>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
-        let (Incoming { principal, deadline, message }, attempt, allowed) = Incoming::attempted(request)?;
+        let (Incoming { principal, deadline, message, .. }, attempt, allowed) = Incoming::attempted(request)?;
         let attempt = attempt.on(message.call_id()).at(&message.target()).under(message.idempotency_key());
         let context = VerbContext { now: self.calls.env.now(), media_urls: self.calls.settings.media_urls() };
         let mut instruction = match allowed.and_then(|()| read_verb(message, context)) {

@@ -23,7 +23,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{access, heard_out::HeardOut, meters::Meters, spans::Spans};
+use super::{access, heard_out::HeardOut, lifetime::Lifetime, meters::Meters, spans::Spans};
 use crate::{
     domain::{
         Env, Error, Result, audit::Attempt, certificate::ClientCertificate, error::Dependency, principal::Principal,
@@ -93,10 +93,11 @@ impl Refusal {
     }
 }
 
-/// What the connection proved before its first request.
+/// Of the connection: what it proved before its first request, and how long it lasts.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     pub certificate: Option<Arc<ClientCertificate>>,
+    pub lifetime: Lifetime,
 }
 
 /// Stands in front of the handlers.

@@ -9,6 +9,7 @@ mod admission;
 pub mod convert;
 mod heard_out;
 pub mod layers;
+pub mod lifetime;
 mod meters;
 mod nodes;
 mod sessions;
@@ -19,7 +20,10 @@ mod voice_agents;
 
 use tonic::{Request, Status, service::Routes};
 
-use self::layers::{Caller, Deadline};
+use self::{
+    layers::{Caller, Deadline, Peer},
+    lifetime::Lifetime,
+};
 use crate::{
     agents::VoiceAgents,
     calls::Calls,
@@ -55,8 +59,6 @@ pub struct Api {
     pub calls: Calls,
     pub tenants: Tenants,
     pub webhooks: Webhooks,
-    /// Ends the streams when the service shuts down: they never would by themselves.
-    pub closing: tokio_util::sync::CancellationToken,
 }
 
 impl Api {
@@ -85,6 +87,8 @@ impl Api {
 struct Incoming<T> {
     principal: Principal,
     deadline: Deadline,
+    /// Of its connection: streams end with it.
+    lifetime: Lifetime,
     message: T,
 }
 
@@ -109,6 +113,7 @@ impl<T> Incoming<T> {
         let (_, mut extensions, message) = request.into_parts();
         let caller: Option<Caller> = extensions.remove();
         let caller = caller.ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
-        Ok((Self { principal: caller.principal.clone(), deadline: caller.deadline, message }, caller))
+        let lifetime = extensions.remove::<Peer>().unwrap_or_default().lifetime;
+        Ok((Self { principal: caller.principal.clone(), deadline: caller.deadline, lifetime, message }, caller))
     }
 }

@@ -14,11 +14,12 @@ use tracing::Instrument as _;
 use super::{
     Api, Incoming,
     convert::node::{read_call_event, read_command_result, read_heartbeat, read_hello, write, write_welcome},
+    lifetime::Lifetime,
 };
 use crate::{
     calls::NodeStream,
     domain::{
-        Error, Result as Answer,
+        Env, Error, Result as Answer,
         error::Dependency,
         node::ToNode,
         principal::Principal,
@@ -41,11 +42,11 @@ impl MediaNodeService for Api {
         &self,
         request: Request<Streaming<v1::NodeMessage>>,
     ) -> Result<Response<BoxStream<v1::ControlMessage>>, Status> {
-        let Incoming { principal, message: mut inbound, .. } = Incoming::of(request)?;
+        let Incoming { principal, lifetime, message: mut inbound, .. } = Incoming::of(request)?;
         let (outbound, stream) = mpsc::channel(OUTBOUND);
         let api = self.clone();
         let work = async move {
-            let served = api.serve_node(&principal, &mut inbound, &outbound).await;
+            let served = api.serve_node(&principal, &lifetime, &mut inbound, &outbound).await;
             if let Err(error) = served {
                 let _ = outbound.send(Box::new(Err(error.into()))).await;
             }
@@ -59,6 +60,7 @@ impl Api {
     async fn serve_node(
         &self,
         principal: &Principal,
+        lifetime: &Lifetime,
         inbound: &mut Streaming<v1::NodeMessage>,
         outbound: &Outbound,
     ) -> Answer<()> {
@@ -79,7 +81,8 @@ impl Api {
             heard = listen => heard,
             () = deliver => Ok(()),
             refused = node.tend() => Err(refused),
-            () = self.closing.cancelled() => Err(Error::Unavailable(Dependency::Replica, None)),
+            () = drain_when_old(lifetime, outbound) => Ok(()),
+            () = lifetime.over().cancelled() => Err(Error::Unavailable(Dependency::Replica, None)),
         }
     }
 
@@ -125,6 +128,15 @@ async fn handle(node: &NodeStream, message: Option<Message>) -> Answer<()> {
         Some(Message::Hello(_)) => Err(Violations::from(("hello", Fault::new("must come once"))).into()),
         None => Err(Violations::from(("message", Fault::required())).into()),
     }
+}
+
+/// Tells the node when its connection has reached its age, and then waits for the others: the stream goes on.
+async fn drain_when_old(lifetime: &Lifetime, outbound: &Outbound) {
+    let grace = lifetime.is_old().await;
+    let deadline = Env::system().now().plus(grace);
+    // A stream that is gone ends by itself.
+    let _ = outbound.send(Box::new(Ok(write(ToNode::Drain { deadline })))).await;
+    std::future::pending().await
 }
 
 /// Brings the mailbox to the stream, until one of them closes.

@@ -131,9 +131,9 @@ impl SessionService for Api {
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<BoxStream<v1::Event>>, Status> {
-        let Incoming { principal, message, .. } = Incoming::of(request)?;
+        let Incoming { principal, lifetime, message, .. } = Incoming::of(request)?;
         let (from, filter) = read_watch(&message)?;
-        let watch = self.calls.watch_events(&principal, from, filter, &self.closing).await?;
+        let watch = self.calls.watch_events(&principal, from, filter, lifetime.over()).await?;
         let events = watch.map(|event| event.map(|event| write_event(&event)).map_err(Status::from));
         Ok(Response::new(events.boxed()))
     }

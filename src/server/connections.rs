@@ -23,10 +23,9 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::server::Connected;
 
 use super::tls::{self, Acceptor};
-use crate::grpc::layers::Peer;
+use crate::domain::certificate::ClientCertificate;
 
 /// What every HTTP/2 client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,7 +36,7 @@ pub(super) fn shaken(
     most: usize,
     handshake: Duration,
     acceptor: Option<Acceptor>,
-) -> impl Stream<Item = io::Result<Limited>> {
+) -> impl Stream<Item = Limited> {
     let begin = move |accepted: Accepted| {
         let deadline = Instant::now() + handshake;
         AbortOnDropHandle::new(tokio::spawn(accepted.shake_hands(acceptor.clone(), deadline)))
@@ -45,7 +44,7 @@ pub(super) fn shaken(
     // As many as there are permits, so that none of them waits for its turn.
     let shaken = dealt.map(begin).buffer_unordered(most.saturating_add(1));
     // One that failed was counted; the listener itself is well.
-    shaken.filter_map(|ended| std::future::ready(ended.ok().flatten().map(Ok)))
+    shaken.filter_map(|ended| std::future::ready(ended.ok().flatten()))
 }
 
 /// Accepts while fewer than `most` are open, and closes what comes on top at once: a peer that hears nothing would wait.
@@ -89,8 +88,8 @@ impl Accepted {
     async fn shake_hands(self, acceptor: Option<Acceptor>, deadline: Instant) -> Option<Limited> {
         let Self { stream, permit, share } = self;
         let stream = TcpStream::from_std(stream).ok()?;
-        let (stream, peer) = match acceptor {
-            None => (Transport::Plain(stream), Peer::default()),
+        let (stream, certificate) = match acceptor {
+            None => (Transport::Plain(stream), None),
             Some(acceptor) => {
                 let shaken = tokio::time::timeout_at(deadline, acceptor.current().accept(stream)).await;
                 let Ok(shaken) = shaken else {
@@ -98,23 +97,24 @@ impl Accepted {
                     return None;
                 };
                 let stream = shaken.map_err(|error| failed(&error)).ok()?;
-                let peer = identify(&stream)?;
-                (Transport::Tls(Box::new(stream)), peer)
+                let certificate = identify(&stream).ok()?;
+                (Transport::Tls(Box::new(stream)), certificate)
             }
         };
         let awaited = Awaited { seen: 0, deadline: Box::pin(tokio::time::sleep_until(deadline)) };
-        Some(Limited { stream, peer, awaited: Some(awaited), _permit: permit, _share: share })
+        Some(Limited { stream, certificate, awaited: Some(awaited), _permit: permit, _share: share })
     }
 }
 
-/// Who the client's certificate says it is. Nothing if it was verified and still cannot be read: such a client is nobody.
-fn identify(stream: &TlsStream<TcpStream>) -> Option<Peer> {
-    let Some([leaf, ..]) = stream.get_ref().1.peer_certificates() else { return Some(Peer::default()) };
+/// Who the client's certificate says it is, if it has shown one. Such a client is nobody if that was verified and still
+/// cannot be read.
+fn identify(stream: &TlsStream<TcpStream>) -> anyhow::Result<Option<Arc<ClientCertificate>>> {
+    let Some([leaf, ..]) = stream.get_ref().1.peer_certificates() else { return Ok(None) };
     let certificate = tls::identify(leaf).inspect_err(|error| {
         metrics::counter!("voxgate_tls_handshakes_failed_total").increment(1);
         tracing::warn!(error = format!("{error:#}"), "a client's certificate cannot be read");
     });
-    Some(Peer { certificate: Some(Arc::new(certificate.ok()?)) })
+    Ok(Some(Arc::new(certificate?)))
 }
 
 fn silent() {
@@ -139,7 +139,7 @@ fn failed(error: &io::Error) {
 /// One connection, counted while it is open.
 pub(super) struct Limited {
     stream: Transport,
-    peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
     /// Until the preface has come.
     awaited: Option<Awaited>,
     _permit: OwnedSemaphorePermit,
@@ -182,11 +182,10 @@ impl Awaited {
     }
 }
 
-impl Connected for Limited {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+impl Limited {
+    /// Who is at the other end of it.
+    pub(super) fn certificate(&self) -> Option<Arc<ClientCertificate>> {
+        self.certificate.clone()
     }
 }
 

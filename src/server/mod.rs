@@ -10,6 +10,7 @@ mod health;
 mod rooms;
 mod samples;
 mod secrets;
+mod serving;
 mod streams;
 mod tls;
 mod upkeep;
@@ -22,21 +23,18 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::{LayerExt as _, Routes},
-    transport::Server,
-};
+use tonic::service::{LayerExt as _, Routes};
 use tonic_health::{
     pb::health_server::{Health, HealthServer},
     server::HealthReporter,
 };
-use tower::layer::util::{Identity, Stack};
 
 pub use self::bootstrap::{Tools, dev};
 use self::{
     health::{none_serves, report_health},
     rooms::{Rooms, bus, deliverer, webhooks},
     samples::{AgentSample, sample_until},
+    serving::Serving,
     upkeep::{sweep, tend, upkeep, write},
     workers::Workers,
 };
@@ -184,7 +182,7 @@ impl Service {
             // The library says that the server serves, until the first look has found out.
             none_serves(&reporter).await;
             let routes = routes(api, health, &closing)?;
-            let mut workers = workers(&config.listen, tls, gate.clone(), routes, &closing)?;
+            let mut workers = workers(&config, tls, &gate, routes, &closing)?;
             workers.deal(grpc, config.listen.max_connections, closing.clone());
             let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
             let tend = tokio::spawn(tend(calls.clone(), closing.clone()));
@@ -248,9 +246,9 @@ async fn announce_drain(
 
 /// The threads that serve `routes`, under TLS if it is configured, whose certificate is renewed until `closing`.
 fn workers(
-    listen: &ListenSettings,
+    config: &Config,
     tls: Option<tls::Tls>,
-    gate: Gate,
+    gate: &Gate,
     routes: Routes,
     closing: &CancellationToken,
 ) -> anyhow::Result<Workers> {
@@ -258,13 +256,13 @@ fn workers(
     if let Some(tls) = tls {
         tokio::spawn(tls.reload_until(closing.clone()));
     }
-    let (listen, closing) = (listen.clone(), closing.clone());
+    let listen = config.listen.clone();
+    let in_hand = Duration::from_millis(config.rpc.max_deadline_ms);
+    let serving = Serving::new(&listen, in_hand, gate, routes, closing);
     Workers::start(listen.threads(), move |dealt| {
-        let server = transport(&listen, gate.clone()).add_routes(routes.clone());
         let handshake = Duration::from_millis(listen.handshake_timeout_ms);
         let incoming = connections::shaken(dealt, listen.max_connections, handshake, acceptor.clone());
-        let closing = closing.clone();
-        async move { Ok(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned()).await?) }
+        serving.clone().serve(incoming)
     })
 }
 
@@ -310,7 +308,7 @@ fn assemble(
     let dismissing = async move { of_calls.dismiss_without_agent(orphaned).await };
     tokio::spawn(closing.clone().run_until_cancelled_owned(dismissing));
     let webhooks = webhooks(config, stores);
-    let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, webhooks, closing: closing.clone() };
+    let api = Api { agents: rooms.agents, calls, tenants: rooms.tenants, webhooks };
     Ok((api, Gate::new(authenticator, rates, rooms.audit, config.rpc.clone())))
 }
 
@@ -320,15 +318,6 @@ fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationTok
         .add_service(end.named_layer(reflection_v1()?))
         .add_service(end.named_layer(reflection_v1alpha()?));
     Ok(api.add_to(routes))
-}
-
-fn transport(listen: &ListenSettings, gate: Gate) -> Server<Stack<Gate, Identity>> {
-    Server::builder()
-        .max_concurrent_streams(listen.max_streams_per_connection)
-        .http2_max_local_error_reset_streams(Some(1_024))
-        .http2_keepalive_interval(Some(Duration::from_millis(listen.keepalive_interval_ms)))
-        .http2_keepalive_timeout(Some(Duration::from_millis(listen.keepalive_timeout_ms)))
-        .layer(gate)
 }
 
 async fn listen(name: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {

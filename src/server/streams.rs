@@ -18,7 +18,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::domain::{Error, error::Dependency};
+use crate::{
+    domain::{Error, error::Dependency},
+    grpc::layers::Peer,
+};
 
 /// Ends the streams of a service when its token is cancelled.
 #[derive(Debug, Clone)]
@@ -52,7 +55,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let closing = self.closing.clone();
+        // That of the connection, which ends with ours.
+        let lifetime = request.extensions().get::<Peer>().map(|peer| peer.lifetime.over().clone());
+        let closing = lifetime.unwrap_or_else(|| self.closing.clone());
         let request = request.map(|body| Body::new(Asked { body, closing: Closing::of(&closing) }));
         let response = self.service.call(request);
         async move {

@@ -26,7 +26,7 @@ pub(super) type Incoming = UnboundedReceiverStream<Accepted>;
 #[derive(Debug)]
 pub(super) struct Workers {
     doors: Vec<Door>,
-    served: Vec<oneshot::Receiver<anyhow::Result<()>>>,
+    served: Vec<oneshot::Receiver<()>>,
     /// Until it is dropped, the workers finish what the requests have begun.
     _stay: DropGuard,
 }
@@ -49,7 +49,7 @@ impl Workers {
     pub(super) fn start<S, F>(count: usize, serve: S) -> anyhow::Result<Self>
     where
         S: Fn(Incoming) -> F + Clone + Send + 'static,
-        F: Future<Output = anyhow::Result<()>>,
+        F: Future<Output = ()>,
     {
         let leave = CancellationToken::new();
         let mut workers = Self { doors: Vec::new(), served: Vec::new(), _stay: leave.clone().drop_guard() };
@@ -60,8 +60,9 @@ impl Workers {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("grpc-{place}")).spawn(move || {
                 runtime.block_on(async {
+                    serve(UnboundedReceiverStream::new(dealt)).await;
                     // Whoever waited for it may have gone.
-                    let _ = ended.send(serve(UnboundedReceiverStream::new(dealt)).await);
+                    let _ = ended.send(());
                     leave.cancelled().await;
                 });
             })?;
@@ -86,9 +87,9 @@ impl Workers {
         tokio::spawn(closing.run_until_cancelled_owned(deal));
     }
 
-    /// Until every worker has served its last connection, or one of them failed.
+    /// Until every worker has served its last connection, or one of them panicked.
     pub(super) async fn served(&mut self) -> anyhow::Result<()> {
-        let each = self.served.iter_mut().map(async |served| served.await?);
+        let each = self.served.iter_mut().map(async |served| anyhow::Ok(served.await?));
         try_join_all(each).await.map(drop)
     }
 }

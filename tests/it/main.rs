@@ -4,6 +4,7 @@
 //! a store trait and runs it on every back-end, `fuzz_corpus` replays what the fuzzer has found, the rest mirrors the API.
 
 mod conformance;
+mod connection_age;
 mod edge;
 mod faults;
 mod fuzz_corpus;
