@@ -49,7 +49,7 @@ pub(crate) async fn measure(home: &Home, subject: &Subject, span: Span) -> Strin
     let maker = Maker::of(subject);
     let client = connect(postgres).await;
     let sql = Arc::new(SqlSessionStore::new(
-        Database::postgres(&postgres.to_owned().into(), PoolSettings::default()).expect("a URL"),
+        Database::postgres(&postgres.to_owned().into(), &PoolSettings::default()).expect("a URL"),
         Env::system(),
         EventNews::default(),
     ));

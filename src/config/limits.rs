@@ -161,7 +161,14 @@ fn calls() -> Vec<Limit> {
 
 fn stores() -> Vec<Limit> {
     let JournalSettings { max_entries, linger_ms, orphan_after_ms } = JournalSettings::default();
-    let PoolSettings { max_connections, acquire_timeout_ms, statement_timeout_ms } = PoolSettings::default();
+    let PoolSettings {
+        max_connections,
+        acquire_timeout_ms,
+        statement_timeout_ms,
+        tls_ca_file: _,
+        tls_cert_file: _,
+        tls_key_file: _,
+    } = PoolSettings::default();
     let RedisSettings {
         command_timeout_ms,
         connect_timeout_ms,

@@ -16,10 +16,13 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
-use super::{Database, connection::Manager};
+use super::{
+    Database,
+    connection::{Manager, Server},
+};
 use crate::domain::{
     Result,
     error::Internal,
@@ -87,11 +90,11 @@ impl Change {
 impl Database {
     /// Tells `listener` of every change until `stop`.
     pub async fn tell_changes(&self, listener: Listener, stop: CancellationToken) {
-        let Manager::Postgres { config, .. } = self.pool.manager() else { return };
+        let Manager::Postgres { server, .. } = self.pool.manager() else { return };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Err(error) = listen(config, &listener) => {
+                Err(error) = listen(server, &listener) => {
                     tracing::warn!(error = %error, "changes by other replicas are noticed late: not listening");
                     metrics::counter!("voxgate_change_listeners_lost_total").increment(1);
                 }
@@ -104,9 +107,9 @@ impl Database {
     }
 }
 
-async fn listen(config: &tokio_postgres::Config, listener: &Listener) -> Result<(), Internal> {
-    let connecting = tokio::time::timeout(ANSWER_WITHIN, config.connect(NoTls)).await;
-    let (client, mut connection) = connecting.map_err(Internal::new)?.map_err(Internal::new)?;
+async fn listen(server: &Server, listener: &Listener) -> Result<(), Internal> {
+    let connecting = tokio::time::timeout(ANSWER_WITHIN, server.dial()).await;
+    let (client, mut connection) = connecting.map_err(Internal::new)??;
     let (hand_over, mut notices) = mpsc::channel(BUFFER);
     let lost = Arc::new(AtomicBool::new(false));
     let lost_some = lost.clone();

@@ -21,12 +21,15 @@ use diesel_async::{
 };
 use futures_util::future::{BoxFuture, ready};
 use tokio::{runtime::Handle, task::JoinError};
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, Socket};
 use tower::BoxError;
 use tracing::Span;
 
-use super::Reach;
-use crate::domain::{Error, Result, error::Internal};
+use super::{
+    PoolSettings, Reach,
+    tls::{Protected, Tls},
+};
+use crate::domain::{Error, Result, error::Internal, violations::Violations};
 
 /// The word for all tenants in `voxgate.tenant`, as the policies of the migrations know it.
 pub(super) const EVERYONE: &str = "everyone";
@@ -140,20 +143,24 @@ const BUSY_WAIT: Duration = Duration::from_millis(50);
 
 /// Makes connections for the pool.
 pub(crate) enum Manager {
-    Postgres { config: Box<tokio_postgres::Config>, statement_timeout: Duration },
+    Postgres { server: Box<Server>, statement_timeout: Duration },
     Sqlite { path: String },
 }
 
 impl Manager {
-    pub(super) fn postgres(url: &str, connect_timeout: Duration, statement_timeout: Duration) -> Result<Self> {
-        let mut config: tokio_postgres::Config = url.parse().map_err(Error::internal)?;
+    pub(super) fn postgres(url: &str, settings: &PoolSettings) -> Result<Self> {
+        let connect_timeout = Duration::from_millis(settings.acquire_timeout_ms);
+        let statement_timeout = Duration::from_millis(settings.statement_timeout_ms);
+        let mut violations = Violations::default();
+        let parsed = Tls::parse(url, settings, &mut violations);
+        let (mut config, tls) = violations.into_result(parsed)?;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(connect_timeout);
         }
         if config.get_application_name().is_none() {
             config.application_name("voxgate");
         }
-        Ok(Self::Postgres { config: Box::new(config), statement_timeout })
+        Ok(Self::Postgres { server: Box::new(Server { config, tls }), statement_timeout })
     }
 
     pub(super) fn sqlite(path: &Path) -> Result<Self> {
@@ -168,12 +175,12 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Connection, Internal> {
         match self {
-            Self::Postgres { config, statement_timeout } => {
+            Self::Postgres { server, statement_timeout } => {
                 // A transaction that nobody continues (our machine froze) must not hold its locks for long.
                 let millis = statement_timeout.as_millis();
                 let limits =
                     format!("SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = {millis}");
-                let mut session = connect(config).await?;
+                let mut session = connect(server).await?;
                 session.session.batch_execute(&limits).await.map_err(Internal::new)?;
                 must_be_fenced(&mut session.session).await?;
                 Ok(Connection::Postgres(Box::new(session)))
@@ -206,9 +213,25 @@ async fn must_be_fenced(session: &mut AsyncPgConnection) -> Result<(), Internal>
     Ok(())
 }
 
+/// Where Postgres is, and how the way there is protected.
+pub(crate) struct Server {
+    config: tokio_postgres::Config,
+    tls: Tls,
+}
+
+impl Server {
+    /// The one way to a connection: none goes round what `sslmode` asks for.
+    pub(super) async fn dial(
+        &self,
+    ) -> Result<(Client, tokio_postgres::Connection<Socket, Protected<Socket>>), Internal> {
+        let connector = self.tls.connector().await?;
+        self.config.connect(connector).await.map_err(Internal::new)
+    }
+}
+
 /// A new connection to Postgres, without limits yet.
-pub(super) async fn connect(config: &tokio_postgres::Config) -> Result<PgSession, Internal> {
-    let (client, driver) = config.connect(NoTls).await.map_err(Internal::new)?;
+pub(super) async fn connect(server: &Server) -> Result<PgSession, Internal> {
+    let (client, driver) = server.dial().await?;
     let closed = Arc::new(AtomicBool::new(false));
     let note = closed.clone();
     tokio::spawn(async move {

@@ -27,9 +27,9 @@ const WAIT_FOR_TABLE: &str = "5s";
 
 pub(super) async fn run(database: &Database) -> Result<()> {
     match database.pool.manager() {
-        Manager::Postgres { config, .. } => {
+        Manager::Postgres { server, .. } => {
             // Not a pooled one: its statements may take longer than a call's.
-            postgres(connect(config).await.map_err(unavailable)?).await
+            postgres(connect(server).await.map_err(unavailable)?).await
         }
         Manager::Sqlite { .. } => sqlite(database).await,
     }

@@ -5,7 +5,7 @@
 //! the handlers of cancelled calls) neither leaves a transaction open on a pooled connection nor costs the pool one.
 //!
 //! Absent on purpose: libpq, a check of every connection before it is used (its closing is noticed as it happens,
-//! see `connection`), and for now TLS to Postgres, whose place is `connection::connect`.
+//! see `connection`).
 
 pub(crate) mod cache;
 mod changes;
@@ -16,9 +16,16 @@ mod migrate;
 mod prepared;
 mod retention;
 pub(crate) mod schema;
+mod tls;
 pub(crate) mod types;
 
-use std::{fmt, future::Future, path::Path, pin::Pin, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 
 use deadpool::{
     Runtime,
@@ -47,8 +54,9 @@ use self::{
 };
 use crate::domain::{Error, Result, ids::TenantId};
 
-/// How many connections a replica holds to Postgres, and how long it waits for one and on one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// How many connections a replica holds to Postgres, how long it waits for one and on one, and which certificates are
+/// between the two.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolSettings {
     /// Connections of this replica. Default 16: eight replicas then need 128, which a Postgres of ordinary size
@@ -60,11 +68,24 @@ pub struct PoolSettings {
     /// Milliseconds until Postgres gives a statement up. Default 5,000: ours take milliseconds, so one that takes
     /// seconds waits for a lock or for a sick disk, and should give its connection back.
     pub statement_timeout_ms: u64,
+    /// The authorities of the server's certificate, PEM; absent: those of the machine. Only where `sslmode` asks for TLS.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Our own certificate and what leads to its authority, PEM, for a server that asks for one.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub tls_key_file: Option<PathBuf>,
 }
 
 impl Default for PoolSettings {
     fn default() -> Self {
-        Self { max_connections: 16, acquire_timeout_ms: 2_000, statement_timeout_ms: 5_000 }
+        Self {
+            max_connections: 16,
+            acquire_timeout_ms: 2_000,
+            statement_timeout_ms: 5_000,
+            tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+        }
     }
 }
 
@@ -91,10 +112,10 @@ pub struct Database {
 
 impl Database {
     /// Connects when first used, so that a replica can start, and say that it is not ready, while Postgres is away.
-    pub fn postgres(url: &SecretString, settings: PoolSettings) -> Result<Self> {
+    pub fn postgres(url: &SecretString, settings: &PoolSettings) -> Result<Self> {
         let statement_timeout = Duration::from_millis(settings.statement_timeout_ms);
         let acquire_timeout = Duration::from_millis(settings.acquire_timeout_ms);
-        let manager = Manager::postgres(url.expose_secret(), acquire_timeout, statement_timeout)?;
+        let manager = Manager::postgres(url.expose_secret(), settings)?;
         let pool = pool(manager, settings.max_connections, acquire_timeout)?;
         Ok(Self { pool, patience: Some(statement_timeout + STATEMENT_GRACE) })
     }

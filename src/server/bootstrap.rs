@@ -42,7 +42,7 @@ impl Tools {
     /// On `VOXGATE_DATABASE_URL`, or else on the embedded default in the data folder.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let database = match &config.database_url {
-            Some(url) => Database::postgres(url, config.database).context("VOXGATE_DATABASE_URL")?,
+            Some(url) => Database::postgres(url, &config.database).context("VOXGATE_DATABASE_URL")?,
             None => Stores::embedded(config)?.database,
         };
         let tenants = Tenants::new(Arc::new(SqlTenantStore::new(database.clone())), Listener::nobody(), Env::system());

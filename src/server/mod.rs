@@ -111,7 +111,7 @@ impl Stores {
         let slots = Arc::new(RedisSlotStore::new(redis.clone()));
         Ok(Self {
             ring: secrets::required(config)?,
-            database: Database::postgres(database, config.database).context("VOXGATE_DATABASE_URL")?,
+            database: Database::postgres(database, &config.database).context("VOXGATE_DATABASE_URL")?,
             place: Place::Spool(slots.clone()),
             slots,
             rates: Arc::new(RedisRateLimiter::new(redis.clone())),

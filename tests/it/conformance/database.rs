@@ -35,7 +35,7 @@ use crate::harness::{
 on_every_backend![it_answers_a_ping, migrating_again_changes_nothing, callers_who_go_away_leave_nothing_half_done,];
 
 fn connect(url: &str, settings: PoolSettings) -> Database {
-    Database::postgres(&url.to_owned().into(), settings).expect("a url")
+    Database::postgres(&url.to_owned().into(), &settings).expect("a url")
 }
 
 fn is_unavailable<T>(answer: &voxgate::domain::Result<T>) -> bool {
@@ -269,7 +269,7 @@ async fn proxy(url: &str) -> (String, watch::Sender<bool>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_falls_silent_is_unavailable() {
     let (url, silence) = proxy(&fresh_database()).await;
-    let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 300, statement_timeout_ms: 100 };
+    let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 300, statement_timeout_ms: 100, ..PATIENT };
     let database = connect(&url, settings);
     until_found(&database).await;
     silence.send_replace(true);
@@ -285,7 +285,7 @@ async fn a_postgres_that_was_never_there_is_unavailable() {
     let database = connect("postgres://voxgate@127.0.0.1:1/nowhere", PoolSettings::default());
     assert!(is_unavailable(&database.ping().await));
     assert!(is_unavailable(&SqlTenantStore::new(database).get(tenant("Ada").id).await));
-    assert!(Database::postgres(&"not a url".to_owned().into(), PoolSettings::default()).is_err());
+    assert!(Database::postgres(&"not a url".to_owned().into(), &PoolSettings::default()).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

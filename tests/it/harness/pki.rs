@@ -50,6 +50,12 @@ impl Authority {
         )
     }
 
+    /// For a server of this name.
+    pub(crate) fn server_called(&self, name: &str) -> Pair {
+        let name = SanType::DnsName(name.try_into().expect("ASCII"));
+        self.sign(vec![name], ExtendedKeyUsagePurpose::ServerAuth, tomorrow())
+    }
+
     /// For a client of these names: URIs have `://`.
     pub(crate) fn client(&self, names: &[&str]) -> Pair {
         self.client_until(names, tomorrow())

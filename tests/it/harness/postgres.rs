@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -17,13 +17,17 @@ use std::{
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use voxgate::db::{Database, PoolSettings};
 
-use super::process::{Process, find_program, free_port, wait_for};
+use super::{
+    pki::Pair,
+    process::{Process, find_program, free_port, wait_for},
+};
 
 const INSTALL: &str = "apt-get install postgresql";
 const PATIENCE: Duration = Duration::from_mins(1);
 const TEMPLATE: &str = "voxgate_template";
 /// What a test's server keeps is gone with the test: no need to see it safe on disk.
 const DISPOSABLE: &[&str] = &["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
+const TLS: &[&str] = &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "ssl=on"];
 
 static SHARED: LazyLock<PrivatePostgres> = LazyLock::new(|| {
     let server = PrivatePostgres::start();
@@ -37,12 +41,18 @@ static SHARED: LazyLock<PrivatePostgres> = LazyLock::new(|| {
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// For a machine that is shared with others and may stop for seconds.
-pub(crate) const PATIENT: PoolSettings =
-    PoolSettings { max_connections: 16, acquire_timeout_ms: 20_000, statement_timeout_ms: 20_000 };
+pub(crate) const PATIENT: PoolSettings = PoolSettings {
+    max_connections: 16,
+    acquire_timeout_ms: 20_000,
+    statement_timeout_ms: 20_000,
+    tls_ca_file: None,
+    tls_cert_file: None,
+    tls_key_file: None,
+};
 
 /// The database of a URL, by a caller who has time.
 pub(crate) fn patient(url: &str) -> Database {
-    Database::postgres(&url.to_owned().into(), PATIENT).expect("a url")
+    Database::postgres(&url.to_owned().into(), &PATIENT).expect("a url")
 }
 
 /// The URL of a migrated database that nobody else uses.
@@ -72,12 +82,29 @@ impl PrivatePostgres {
 
     /// On these settings besides Postgres's own defaults, under which what was committed is on disk.
     pub(crate) fn start_with(settings: &'static [&'static str]) -> Self {
+        Self::start_prepared(settings, |_| {})
+    }
+
+    /// One that has TLS, under this certificate, and plain text for who asks for it.
+    pub(crate) fn start_tls(pair: &Pair) -> Self {
+        Self::start_prepared(TLS, |data| {
+            for (name, text) in [("server.crt", &pair.cert), ("server.key", &pair.key)] {
+                let file = data.join(name);
+                fs::write(&file, text).expect("written");
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+                give_away(&file);
+            }
+        })
+    }
+
+    fn start_prepared(settings: &'static [&'static str], prepare: impl FnOnce(&Path)) -> Self {
         let home = Process::folder("postgres");
         give_away(&home);
         let mut initdb = unprivileged(&program("initdb"));
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]);
         let made = initdb.arg("--pgdata").arg(data(&home)).output().expect("initdb runs");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        prepare(&data(&home));
         let port = free_port();
         let command = serve(&home, port, settings);
         let server = Self { again: None, home: Process::start(home, &command), port, settings };
@@ -92,7 +119,7 @@ impl PrivatePostgres {
         format!("postgres://voxgate@127.0.0.1:{}/{database}", self.port)
     }
 
-    fn superuser_url(&self, database: &str) -> String {
+    pub(crate) fn superuser_url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 

@@ -318,6 +318,11 @@ fn configured(config: &str, files: &[(&str, &str)]) -> PathBuf {
     dir
 }
 
+/// The key of an operator on stores that are yet to be migrated.
+pub(crate) fn operator_key_of(database_url: &str, redis_url: &str) -> String {
+    operator_key(&stores(database_url, redis_url))
+}
+
 /// Migrates the stores and makes a tenant with a key that may do everything.
 fn operator_key(stores: &[(&str, &str)]) -> String {
     let dir = tempfile::tempdir().expect("a temporary folder");

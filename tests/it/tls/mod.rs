@@ -1,6 +1,7 @@
 //! TLS of the gRPC port: who gets in, and what a new certificate changes.
 
 mod mesh;
+mod postgres;
 
 use std::{
     fs,
