@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
@@ -14,7 +14,7 @@ use crate::{
         tenant::{ApiKeyDraft, Scope, TenantDraft},
     },
     node_sim, proto,
-    server::{self, Service, Stores, Tools},
+    server::{self, Service, Stores, Tools, doctor},
     telemetry,
 };
 
@@ -46,6 +46,12 @@ enum Command {
     /// What is kept sealed.
     #[command(subcommand)]
     Secrets(SecretsCommand),
+    /// Check the installation and say what to mend; exit code 1 where there is a fault.
+    Doctor {
+        /// As JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// A simulated media node on a running service.
     NodeSim(NodeSim),
 }
@@ -156,6 +162,9 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<()> {
         // Set and empty counts as unset, as with every other variable.
         let file = self.config.as_deref().filter(|file| !file.as_os_str().is_empty());
+        if let Some(Command::Doctor { json }) = self.command {
+            return doctor(file, json).await;
+        }
         let config = Config::load(file)?;
         let command = self.command.unwrap_or(Command::Dev);
         let format = if matches!(command, Command::Serve) { LogFormat::Json } else { LogFormat::Text };
@@ -172,9 +181,22 @@ impl Cli {
             Command::Tenant(command) => tenant(&config, command).await,
             Command::Key(command) => key(&config, command).await,
             Command::Secrets(SecretsCommand::Rewrap) => rewrap(&config).await,
+            Command::Doctor { json } => doctor(file, json).await,
             Command::NodeSim(options) => node_sim::run(options.on(&config), stop_signal()?).await,
         }
     }
+}
+
+/// A configuration that stops every other command is for this one to explain; and it keeps no log.
+async fn doctor(file: Option<&Path>, json: bool) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let report = doctor::examine(file).await;
+    let text = if json { report.json()? } else { report.text() };
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    // A name that nobody resolves or a disk that hangs holds a thread which cannot be ended otherwise.
+    std::process::exit(i32::from(!report.is_ok()))
 }
 
 async fn tenant(config: &Config, command: TenantCommand) -> anyhow::Result<()> {

@@ -189,6 +189,14 @@ fn default_log() -> String {
 impl Config {
     /// Reads `file` if there is one, then the environment.
     pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let (config, faults) = Self::read(file)?;
+        config
+            .filter(|_| faults.is_empty())
+            .with_context(|| format!("the configuration is refused: {}", faults.join("; ")))
+    }
+
+    /// The same, beside all that cannot work of it; without a value where that keeps it from being one.
+    pub fn read(file: Option<&Path>) -> anyhow::Result<(Option<Self>, Vec<String>)> {
         let mut figment = Figment::new();
         if let Some(file) = file {
             anyhow::ensure!(file.is_file(), "the configuration file {} does not exist", file.display());
@@ -211,9 +219,7 @@ impl Config {
             faults.extend(tls.faults());
             faults.extend(tls.mesh_faults(mesh));
         }
-        config
-            .filter(|_| faults.is_empty())
-            .with_context(|| format!("the configuration is refused: {}", faults.join("; ")))
+        Ok((config, faults))
     }
 }
 

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::domain::{Error, Result};
 
-const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
-const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+pub(super) const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+pub(super) const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// The lock's name, in all databases of a server: any number that nobody else uses ("voxgate" in ASCII).
 const LOCK: i64 = 0x0076_6f78_6761_7465;

@@ -11,6 +11,7 @@ pub(crate) mod cache;
 mod changes;
 mod connection;
 mod error;
+pub(crate) mod examine;
 mod meter;
 mod migrate;
 mod prepared;

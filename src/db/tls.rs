@@ -69,8 +69,11 @@ impl Tls {
     /// What the URL says, and how to connect by it. Every fault by its field; none shows a part of the URL.
     pub(super) fn parse(url: &str, settings: &PoolSettings, violations: &mut Violations) -> Option<(Config, Self)> {
         let (rest, said) = take_mode(url, violations);
-        let config = rest.parse::<Config>().map_err(|error| {
-            violations.add("database_url", Fault::new(format!("cannot be read: {error}")));
+        // What the library says of it may be a part of it.
+        let config = rest.parse::<Config>().map_err(|_| {
+            let form =
+                "is not a URL of Postgres: postgres://user:password@host:port/database, the password percent-encoded";
+            violations.add("database_url", Fault::new(form));
         });
         let mut config = config.ok()?;
         let mode = said.unwrap_or(match config.get_ssl_mode() {

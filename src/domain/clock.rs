@@ -95,6 +95,27 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
     }
 }
 
+/// How far another machine's clock is from ours, found out by asking it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockDifference {
+    /// Positive: the other one is ahead.
+    pub micros: i64,
+    /// It may be as much more or less: nobody knows when between question and answer the clock was read.
+    pub give_or_take: Duration,
+}
+
+impl ClockDifference {
+    pub fn found(asked: Timestamp, answered: Timestamp, theirs: Timestamp) -> Self {
+        let give_or_take = answered.since(asked) / 2;
+        Self { micros: theirs.0.saturating_sub(asked.plus(give_or_take).0), give_or_take }
+    }
+
+    /// By as much they differ at least.
+    pub fn at_least(self) -> Duration {
+        Duration::from_micros(self.micros.unsigned_abs()).saturating_sub(self.give_or_take)
+    }
+}
+
 pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
 }
@@ -203,6 +224,15 @@ mod tests {
     fn a_timestamp_reads_back_what_it_prints() {
         let moment: Timestamp = "2026-11-21T10:00:00.000001Z".parse().expect("RFC 3339");
         assert_eq!(moment.to_string(), "2026-11-21T10:00:00.000001Z");
+    }
+
+    #[test]
+    fn a_slow_answer_is_no_difference_of_clocks() {
+        let found = |theirs| {
+            let at = |secs: i64| Timestamp::from_millis(secs * 1_000);
+            ClockDifference::found(at(100), at(110), at(theirs)).at_least().as_secs()
+        };
+        assert_eq!((found(100), found(110), found(105), found(120), found(80)), (0, 0, 0, 10, 20));
     }
 
     #[test]

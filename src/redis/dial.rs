@@ -89,8 +89,8 @@ pub(super) struct Sentinels {
 }
 
 /// What one sentinel says of the master.
-struct Told {
-    address: Address,
+pub(super) struct Told {
+    pub(super) address: Address,
     /// It rises with each failover, so of two sentinels the one that was cut off says the smaller.
     epoch: u64,
     /// A majority has agreed that the master is down: another one is about to be chosen.
@@ -146,7 +146,7 @@ impl Sentinels {
     }
 }
 
-async fn word_of(dialer: &Dialer, address: &Address, master: &str) -> Result<Told, Why> {
+pub(super) async fn word_of(dialer: &Dialer, address: &Address, master: &str) -> Result<Told, Why> {
     let mut connection = dialer.dial(address).await?;
     let limit = dialer.settings.connect_timeout();
     let said: std::collections::HashMap<String, String> =

@@ -10,6 +10,7 @@
 mod clock;
 mod cluster;
 mod dial;
+pub(crate) mod examine;
 mod identity;
 mod link;
 mod map;
@@ -121,10 +122,7 @@ impl Redis {
     /// Connects with the first command, and again whenever that is necessary: a Redis that is down just now is no
     /// error here, only a URL that cannot be one and files that cannot be read.
     pub fn connect(url: &SecretString, settings: RedisSettings) -> Result<Self> {
-        let mut violations = Violations::default();
-        let parsed = Target::parse(url.expose_secret()).map_err(|faults| violations.absorb("", faults)).ok();
-        settings.check_files(parsed.as_ref().is_none_or(|target| target.is_tls), &mut violations);
-        let Target { home, is_tls, login, sentinel_login } = violations.into_result(parsed)?;
+        let Target { home, is_tls, login, sentinel_login } = target(url, &settings)?;
         let runtime = Handle::try_current().ok();
         let server = Dialer { login, is_tls, settings: settings.clone(), runtime };
         let budget = settings.command_timeout();
@@ -230,6 +228,14 @@ impl Redis {
     fn deadline(&self) -> Instant {
         Instant::now() + self.budget()
     }
+}
+
+/// What the URL says, if it and the files beside it can be used.
+fn target(url: &SecretString, settings: &RedisSettings) -> Result<Target, Violations> {
+    let mut violations = Violations::default();
+    let parsed = Target::parse(url.expose_secret()).map_err(|faults| violations.absorb("", faults)).ok();
+    settings.check_files(parsed.as_ref().is_none_or(|target| target.is_tls), &mut violations);
+    violations.into_result(parsed)
 }
 
 /// `ERR` comes from a script's own check, `WRONGTYPE` from a key that is not what we made it, `CROSSSLOT` from keys

@@ -6,6 +6,7 @@
 mod admin;
 mod bootstrap;
 mod connections;
+pub mod doctor;
 mod health;
 mod rooms;
 mod samples;

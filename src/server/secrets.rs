@@ -33,6 +33,15 @@ fn configured(settings: &SecretSettings) -> anyhow::Result<Option<KeyRing>> {
     KeyRing::parse(&text).map(Some).map_err(|faults| anyhow::anyhow!("the key ring is refused: {}", faults.summary()))
 }
 
+/// The ring that there is: none is made.
+pub(super) fn existing(config: &Config) -> anyhow::Result<Option<KeyRing>> {
+    let (ring, file) = (configured(&config.secrets)?, config.data_dir.join("key-ring"));
+    match config.database_url {
+        None if ring.is_none() && file.exists() => kept(&file).map(Some),
+        _ => Ok(ring),
+    }
+}
+
 /// For production: without a ring nothing starts.
 pub(super) fn required(config: &Config) -> anyhow::Result<Arc<KeyRing>> {
     configured(&config.secrets)?.map(Arc::new).context(MISSING)
@@ -47,8 +56,12 @@ pub(super) fn embedded(config: &Config) -> anyhow::Result<Arc<KeyRing>> {
     if !file.exists() {
         write_new(&file, KeyRing::generate(&Env::system()).expose_secret())?;
     }
-    let ring = KeyRing::parse(&read(&file)?);
-    ring.map(Arc::new).map_err(|faults| anyhow::anyhow!("{} is refused: {}", file.display(), faults.summary()))
+    kept(&file).map(Arc::new)
+}
+
+fn kept(file: &Path) -> anyhow::Result<KeyRing> {
+    let ring = KeyRing::parse(&read(file)?);
+    ring.map_err(|faults| anyhow::anyhow!("{} is refused: {}", file.display(), faults.summary()))
 }
 
 /// Brings everything sealed under the first key of the ring.

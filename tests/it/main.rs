@@ -5,6 +5,7 @@
 
 mod conformance;
 mod connection_age;
+mod doctor;
 mod edge;
 mod faults;
 mod fuzz_corpus;

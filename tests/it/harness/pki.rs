@@ -43,11 +43,12 @@ impl Authority {
 
     /// For a server on 127.0.0.1.
     pub(crate) fn server(&self) -> Pair {
-        self.sign(
-            vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))],
-            ExtendedKeyUsagePurpose::ServerAuth,
-            tomorrow(),
-        )
+        self.server_until(tomorrow())
+    }
+
+    pub(crate) fn server_until(&self, not_after: Timestamp) -> Pair {
+        let name = SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        self.sign(vec![name], ExtendedKeyUsagePurpose::ServerAuth, not_after)
     }
 
     /// For a server of this name.
@@ -74,7 +75,8 @@ impl Authority {
         params.subject_alt_names = names;
         params.extended_key_usages = vec![usage];
         let since_epoch = |moment: Timestamp| moment.since(Timestamp::from_micros(0));
-        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(not_after.minus(2 * DAY));
+        let not_before = not_after.minus(2 * DAY).min(Env::system().now().minus(DAY));
+        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(not_before);
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(not_after);
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("signed").pem();
