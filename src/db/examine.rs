@@ -152,7 +152,7 @@ pub(crate) async fn postgres(
         0 => Vec::new(),
         _ => rows::<Answer>(&mut session, &applied()).await?,
     };
-    let known = known::<Pg>(POSTGRES).map_err(|error| Internal::new(error.to_string()))?;
+    let known = known::<Pg>(&POSTGRES).map_err(|error| Internal::new(error.to_string()))?;
     let asked = clock.now();
     let time = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros";
     let theirs = Timestamp::from_micros(row::<Micros>(&mut session, time).await?.micros);
@@ -174,7 +174,7 @@ pub(crate) fn sqlite(path: &Path) -> Result<SqliteFound, Internal> {
     let version = ask(&mut file, "SELECT sqlite_version() AS answer")?.pop().unwrap_or_default();
     let there = format!("SELECT name AS answer FROM sqlite_master WHERE name = '{MIGRATIONS}'");
     let applied = if ask(&mut file, &there)?.is_empty() { Vec::new() } else { ask(&mut file, &applied())? };
-    let known = known::<Sqlite>(SQLITE).map_err(|error| Internal::new(error.to_string()))?;
+    let known = known::<Sqlite>(&SQLITE).map_err(|error| Internal::new(error.to_string()))?;
     Ok(SqliteFound { version, schema: Schema::of(&known, applied) })
 }
 
@@ -222,10 +222,10 @@ async fn rows<T: QueryableByName<Pg> + Send + 'static>(session: &mut PgSession, 
 
 /// Versions and names of a binary's migrations.
 fn known<DB: diesel::backend::Backend>(
-    migrations: impl MigrationSource<DB>,
+    migrations: &impl MigrationSource<DB>,
 ) -> diesel::migration::Result<Vec<(String, String)>> {
-    let named = |it: &Box<dyn Migration<DB>>| (it.name().version().to_string(), it.name().to_string());
-    Ok(migrations.migrations()?.iter().map(named).collect())
+    let named = |it: Box<dyn Migration<DB>>| (it.name().version().to_string(), it.name().to_string());
+    Ok(migrations.migrations()?.into_iter().map(named).collect())
 }
 
 #[cfg(test)]

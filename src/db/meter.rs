@@ -2,10 +2,7 @@
 //!
 //! The handle of each time series is kept once it was found: to find it by its labels takes longer than to measure.
 
-use std::{
-    sync::OnceLock,
-    time::{Duration, Instant},
-};
+use std::{sync::OnceLock, time::Instant};
 
 use metrics::Histogram;
 
@@ -25,14 +22,7 @@ impl Meter {
         Self { operation, durations: [const { OnceLock::new() }; 3] }
     }
 
-    pub(super) async fn measure<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let began = Instant::now();
-        let answer = work.await;
-        self.note(&answer, began.elapsed());
-        answer
-    }
-
-    fn note<T>(&self, answer: &Result<T>, took: Duration) {
+    pub(super) fn note<T>(&self, answer: &Result<T>, began: Instant) {
         let (place, outcome) = match answer {
             Err(Error::Unavailable(..)) => (1, "unavailable"),
             Err(Error::Internal(_)) => (2, "failed"),
@@ -45,6 +35,6 @@ impl Meter {
                 "store" => "database", "operation" => self.operation, "outcome" => outcome
             )
         };
-        self.durations[place].get_or_init(found).record(took.as_secs_f64());
+        self.durations[place].get_or_init(found).record(began.elapsed().as_secs_f64());
     }
 }

@@ -25,7 +25,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     pin::Pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool::{
@@ -217,7 +217,10 @@ impl Rows<'_> {
                 }
             })
         });
-        meter::QUERY.measure(task).await
+        let began = Instant::now();
+        let answer = task.await;
+        meter::QUERY.note(&answer, began);
+        answer
     }
 
     /// Does `work` in one transaction: an error rolls it back.
@@ -227,7 +230,10 @@ impl Rows<'_> {
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
     {
         let reach = self.reach;
-        meter::TRANSACTION.measure(self.database.task(move |conn| Box::pin(within(conn, reach, work)))).await
+        let began = Instant::now();
+        let answer = self.database.task(move |conn| Box::pin(within(conn, reach, work))).await;
+        meter::TRANSACTION.note(&answer, began);
+        answer
     }
 }
 

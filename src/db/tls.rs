@@ -366,7 +366,7 @@ mod tests {
         let mut violations = Violations::default();
         let parsed = Tls::parse(url, settings, &mut violations);
         let told = |violations: Violations| {
-            violations.iter().map(|it| (it.field.clone(), it.fault.description.to_string())).collect()
+            violations.iter().map(|it| (it.field.clone(), it.fault.description.clone())).collect()
         };
         violations.into_result(parsed).map_err(told)
     }

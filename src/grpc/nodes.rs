@@ -136,7 +136,7 @@ async fn drain_when_old(lifetime: &Lifetime, outbound: &Outbound) {
     let deadline = Env::system().now().plus(grace);
     // A stream that is gone ends by itself.
     let _ = outbound.send(Box::new(Ok(write(ToNode::Drain { deadline })))).await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Brings the mailbox to the stream, until one of them closes.

@@ -59,13 +59,13 @@ fn judge(found: &RedisFound) -> Vec<Finding> {
             findings.push(cluster(lost_seeds, *seeds, state.as_deref(), *owned));
         }
     }
-    let checks: [(&'static str, fn(&RedisServer) -> Verdict); 4] = [
-        ("redis.policy", policy),
-        ("redis.memory", memory),
-        ("redis.persistence", persistence),
-        ("redis.replication", replication),
+    let of_each = [
+        of_all("redis.policy", found, policy),
+        of_all("redis.memory", found, memory),
+        of_all("redis.persistence", found, persistence),
+        of_all("redis.replication", found, replication),
     ];
-    findings.extend(checks.into_iter().filter_map(|(check, verdict)| of_all(check, found, verdict)));
+    findings.extend(of_each.into_iter().flatten());
     findings
 }
 

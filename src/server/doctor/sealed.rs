@@ -75,13 +75,14 @@ async fn ring(config: &Config, is_required: bool) -> (Finding, Option<KeyRing>) 
 /// Opens what the database keeps sealed.
 async fn open(database: &Database, ring: &KeyRing) -> Finding {
     match opened(database, ring).await {
-        Ok(Opened { why: Some(why), opened, unopened }) => {
-            let found = format!("{unopened} of {} secrets do not open under this ring: {why}", opened + unopened);
+        Ok(Opened { why: Some(why), readable, unreadable }) => {
+            let found = format!("{unreadable} of {} secrets do not open under this ring: {why}", readable + unreadable);
             Finding::fault(SECRETS, found, GIVE_KEYS)
         }
-        Ok(Opened { opened: 0, .. }) => Finding::ok(SECRETS, "the database holds no secret yet"),
-        Ok(Opened { opened, .. }) => {
-            let found = format!("{opened} secrets open under this ring (at most {LOOKED_AT} of a kind are looked at)");
+        Ok(Opened { readable: 0, .. }) => Finding::ok(SECRETS, "the database holds no secret yet"),
+        Ok(Opened { readable, .. }) => {
+            let found =
+                format!("{readable} secrets open under this ring (at most {LOOKED_AT} of a kind are looked at)");
             Finding::ok(SECRETS, found)
         }
         Err(error) => unread(&error),
@@ -95,8 +96,8 @@ fn unread(error: &crate::domain::Error) -> Finding {
 
 #[derive(Default)]
 struct Opened {
-    opened: u64,
-    unopened: u64,
+    readable: u64,
+    unreadable: u64,
     /// The first refusal: it names the field and the row.
     why: Option<String>,
 }
@@ -104,9 +105,9 @@ struct Opened {
 impl Opened {
     fn note<T>(&mut self, outcome: &Result<T>) {
         match outcome {
-            Ok(_) => self.opened += 1,
+            Ok(_) => self.readable += 1,
             Err(error) => {
-                self.unopened += 1;
+                self.unreadable += 1;
                 self.why.get_or_insert_with(|| in_words(error));
             }
         }

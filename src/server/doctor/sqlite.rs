@@ -72,7 +72,8 @@ pub(super) fn examine(folder: &Path) -> (Vec<Finding>, Option<PathBuf>) {
 
 fn mode_of(file: &Path, mode: u32, version: &str) -> Finding {
     let found = format!("{} opens (SQLite {version})", file.display());
-    if mode & 0o077 == 0 {
+    let of_others = mode & 0o077;
+    if of_others == 0 {
         return Finding::ok(FILE, found);
     }
     let found = format!("{found} and has mode {:04o}: it holds the key that signs tokens", mode & 0o777);
