@@ -105,6 +105,15 @@ a float is written without a fraction: the service refuses 5000.0 where it count
 {{- end }}
 {{- $_ := set $files "tls" $tls }}
 {{- end }}
+{{- $database := dict }}
+{{- if .Values.database.tls.ca.existingSecret }}
+{{- $_ := set $database "tls_ca_file" "/etc/voxgate/database-ca/ca.crt" }}
+{{- end }}
+{{- if .Values.database.tls.client.existingSecret }}
+{{- $_ := set $database "tls_cert_file" "/etc/voxgate/database-client/tls.crt" }}
+{{- $_ := set $database "tls_key_file" "/etc/voxgate/database-client/tls.key" }}
+{{- end }}
+{{- $_ := set $files "database" $database }}
 {{- $redis := dict }}
 {{- if .Values.redis.tls.ca.existingSecret }}
 {{- $_ := set $redis "tls_ca_file" "/etc/voxgate/redis-ca/ca.crt" }}
@@ -170,6 +179,10 @@ reaches the files, which a subPath would not let it, so certificates are renewed
 {{- with .Values.tls }}
 {{- $mounted = append $mounted (list "tls" .existingSecret (dict "tls.crt" .certKey "tls.key" .keyKey)) }}
 {{- $mounted = append $mounted (list "client-ca" .clientCa.existingSecret (dict "ca.crt" .clientCa.key)) }}
+{{- end }}
+{{- with .Values.database.tls }}
+{{- $mounted = append $mounted (list "database-ca" .ca.existingSecret (dict "ca.crt" .ca.key)) }}
+{{- $mounted = append $mounted (list "database-client" .client.existingSecret (dict "tls.crt" .client.certKey "tls.key" .client.keyKey)) }}
 {{- end }}
 {{- with .Values.redis.tls }}
 {{- $mounted = append $mounted (list "redis-ca" .ca.existingSecret (dict "ca.crt" .ca.key)) }}

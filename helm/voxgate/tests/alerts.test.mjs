@@ -24,8 +24,10 @@ const appears = (name, labels, value, below) => ({
 // A gauge that stays at this value.
 const stays = (name, value, below, at) => ({ at, fires: [[name, "", `${value}x400`]], quiet: [[name, "", `${below}x400`, at]] });
 
+// `beside` is there whether it fires or not.
 const alerts = {
     VoxgateAbsent: { at: "4m", fires: [["up", "", "1x40"]], quiet: [["voxgate_nodes_connected", "", "0x40", "4m"]] },
+    VoxgateNotReady: stays("voxgate_ready", 0, 1, "6m"),
     VoxgateUnavailable: {
         at: "6m",
         fires: [
@@ -85,7 +87,12 @@ const alerts = {
         quiet: [["voxgate_cache_outage_answers_total", 'cache="api_key"', "0x10 5x40", "4m"]],
     },
     VoxgateJournalGrows: stays("voxgate_journal_entries", 10001, 9999, "2m"),
-    VoxgateJournalNearlyFull: stays("voxgate_journal_entries", 80001, 79999, "1m"),
+    VoxgateJournalNearlyFull: {
+        at: "1m",
+        beside: [["voxgate_journal_entries_max", "", "100000x40"]],
+        fires: [["voxgate_journal_entries", "", "80001x40"]],
+        quiet: [["voxgate_journal_entries", "", "79999x40", "1m"]],
+    },
     VoxgateReleasesKept: stays("voxgate_releases_kept", 3, 0, "3m"),
     VoxgateChangeListenersLost: appears("voxgate_change_listeners_lost_total", "", 4, 3),
     VoxgateAuditEntriesLost: appears("voxgate_audit_entries_lost_total", "", 1),
@@ -145,12 +152,12 @@ test("every alert is tried, and no other", () => {
 });
 
 test("each fires when what it is about happens, and not before", () => {
-    const tests = Object.entries(alerts).flatMap(([alert, { at, fires, quiet }]) => [
-        { name: `${alert} fires`, interval: "15s", input_series: fires.map(series), promql_expr_test: [firing(alert, at, true)] },
+    const tests = Object.entries(alerts).flatMap(([alert, { at, beside = [], fires, quiet }]) => [
+        { name: `${alert} fires`, interval: "15s", input_series: [...beside, ...fires].map(series), promql_expr_test: [firing(alert, at, true)] },
         ...quiet.map((line) => ({
             name: `${alert} keeps quiet at ${line[2]}`,
             interval: "15s",
-            input_series: [series(line)],
+            input_series: [...beside, line].map(series),
             promql_expr_test: [firing(alert, line[3], false)],
         })),
     ]);

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { files, parse, read, render, selects } from "./chart.mjs";
 
 const sources = files("src", ".rs").map(read).join("\n");
-const calls = [...sources.matchAll(/\b(counter|gauge|histogram)!\(\s*"(voxgate_\w+)"([^;]*?)\)/g)];
+const calls = [...sources.matchAll(/\b(counter|gauge|histogram)!\(\s*"(voxgate_\w+)"([^;]*?)\)\s*[.;}]/g)];
 // Each metric that is counted somewhere, with its labels.
 const counted = new Map(
     calls.map(([, kind, name, rest]) => [name, { kind, labels: [...rest.matchAll(/"(\w+)" =>/g)].map((it) => it[1]) }]),
@@ -133,13 +133,6 @@ test("other labels may tell the series, and alerts may be left out", () => {
     assert.ok(rules.some(({ alert }) => alert === "VoxgateCertificateExpires"));
     assert.ok(!rules.some(({ alert }) => alert === "VoxgateCertificateExpiresSoon"));
     for (const { expr } of rules) assert.ok(expr.includes('{app="a\\"b"'), expr);
-});
-
-test("slots in flight are told from renewals by the heartbeat that is configured", () => {
-    const values = { prometheusRule: { enabled: true }, config: { calls: { heartbeat_interval_ms: 2000 } } };
-    const [{ rules }] = render(values).one("PrometheusRule").spec.groups;
-    assert.equal(rules[0].record, "pod:voxgate_slots_in_flight:estimate");
-    assert.match(rules[0].expr, /^sum by \(namespace, pod\) \(rate\(voxgate_lease_renewals_total\{.*\[1m\]\)\) \* 2000 \/ 1000$/);
 });
 
 test("Grafana is given the dashboard to the letter", () => {

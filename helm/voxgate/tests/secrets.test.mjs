@@ -28,11 +28,12 @@ test("only the key ring is mounted unless more is asked for", () => {
 test("every Secret is a folder of the needed keys, for the group alone, and renewed in place", () => {
     const rendered = render({
         tls: { existingSecret: "a", certKey: "cert", clientCa: { existingSecret: "a" } },
+        database: { tls: { ca: { existingSecret: "e" }, client: { existingSecret: "f" } } },
         redis: { tls: { ca: { existingSecret: "b" }, client: { existingSecret: "c" } } },
         webhooks: { ca: { existingSecret: "d" } },
     });
     const volumes = secretVolumes(rendered);
-    const names = ["key-ring", "tls", "client-ca", "redis-ca", "redis-client", "webhooks-ca"];
+    const names = ["key-ring", "tls", "client-ca", "database-ca", "database-client", "redis-ca", "redis-client", "webhooks-ca"];
     assert.deepEqual(volumes.map(({ name }) => name), names);
     for (const { name, secret } of volumes) {
         assert.equal(secret.defaultMode, 0o440, name);
