@@ -8,8 +8,9 @@ help: ## Show what there is
 run: ## Start Voxgate on the embedded stores and print grpcurl lines to try
 	cargo run --locked -- dev
 
+# Tests wait more than they compute: one and a half a core.
 test: setup-test ## Run every test, against private Postgres and Redis servers too
-	cargo test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) * 3 / 2))} cargo test --locked
 	@scripts/say-network.sh
 
 check: setup-check setup-test ## Run what CI runs beside the tests

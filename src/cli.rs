@@ -163,7 +163,7 @@ impl Cli {
         // Set and empty counts as unset, as with every other variable.
         let file = self.config.as_deref().filter(|file| !file.as_os_str().is_empty());
         if let Some(Command::Doctor { json }) = self.command {
-            return doctor(file, json).await;
+            return Box::pin(doctor(file, json)).await;
         }
         let config = Config::load(file)?;
         let command = self.command.unwrap_or(Command::Dev);
@@ -181,7 +181,7 @@ impl Cli {
             Command::Tenant(command) => tenant(&config, command).await,
             Command::Key(command) => key(&config, command).await,
             Command::Secrets(SecretsCommand::Rewrap) => rewrap(&config).await,
-            Command::Doctor { json } => doctor(file, json).await,
+            Command::Doctor { json } => Box::pin(doctor(file, json)).await,
             Command::NodeSim(options) => node_sim::run(options.on(&config), stop_signal()?).await,
         }
     }

@@ -2,6 +2,8 @@
 
 #[path = "../../tests/it/harness/clock.rs"]
 pub(crate) mod clock;
+#[path = "../../tests/it/harness/pki.rs"]
+pub(crate) mod pki;
 #[path = "../../tests/it/harness/postgres.rs"]
 pub(crate) mod postgres;
 #[path = "../../tests/it/harness/process.rs"]

@@ -195,7 +195,7 @@ async fn a_node_whose_connections_grow_old_keeps_its_calls() {
         .await;
         eventually("the end of the hold", async || {
             let idempotency_key = format!("{call_id}-unhold");
-            let request = UnholdRequest { call_id: call_id.clone(), idempotency_key, ..UnholdRequest::default() };
+            let request = UnholdRequest { call_id: call_id.clone(), idempotency_key };
             world.caller.calls().unhold(request).await.map_err(tried_again).ok()
         })
         .await;

@@ -267,7 +267,10 @@ fn all_faults_of_the_configuration_are_told_and_the_servers_are_looked_at_all_th
     let redis = kept_redis();
     let config = format!("[listen]\nmax_connections = 0\n[calls]\nsweep_interval_ms = 0\n{PATIENT}");
     let said = at(&postgres::fresh_database(), &url_of(&redis), KEY_RING, &config, &[]);
-    said.faults_alone(&[("configuration", "listen.max_connections must be from 1 to 1000000, not 0; calls.sweep")]);
+    said.faults_alone(&[(
+        "configuration",
+        "listen.max_connections must be from 1 to 1000000, not 0 (the default is 10000); calls.sweep",
+    )]);
     let said = at(&postgres::fresh_database(), &url_of(&redis), KEY_RING, "[webhooks]\nca_file = 'none'\n", &[]);
     said.faults_alone(&[("files", "webhooks.ca_file none cannot be read"), ("webhooks.ca", "none")]);
     let said = at("", "", "", "grpc_adr = 'x'", &[]);
@@ -341,8 +344,8 @@ fn on_the_embedded_default_the_folder_and_the_file_are_looked_at_and_left_as_the
     let said = embedded(dir.path(), &["doctor"]);
     said.faults_alone(&[]);
     assert_eq!((said.of_check("data_dir").0, said.of_check("database").0), ("warning", "warning"), "{}", said.text);
-    let mode = fs::metadata(&file).expect("it is there").permissions().mode();
-    assert_eq!(mode & 0o777, 0o644, "the doctor mended it");
+    let permissions = fs::metadata(&file).expect("it is there").permissions();
+    assert_eq!(permissions.mode() & 0o777, 0o644, "the doctor mended it");
 }
 
 #[test]

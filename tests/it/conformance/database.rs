@@ -34,8 +34,8 @@ use crate::harness::{
 
 on_every_backend![it_answers_a_ping, migrating_again_changes_nothing, callers_who_go_away_leave_nothing_half_done,];
 
-fn connect(url: &str, settings: PoolSettings) -> Database {
-    Database::postgres(&url.to_owned().into(), &settings).expect("a url")
+fn connect(url: &str, settings: &PoolSettings) -> Database {
+    Database::postgres(&url.to_owned().into(), settings).expect("a url")
 }
 
 fn is_unavailable<T>(answer: &voxgate::domain::Result<T>) -> bool {
@@ -73,7 +73,7 @@ async fn callers_who_go_away_leave_nothing_half_done(stores: &Stores) {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_who_go_away_cost_the_pool_no_connection() {
     let url = fresh_database();
-    let database = connect(&url, PoolSettings { max_connections: 1, ..PATIENT });
+    let database = connect(&url, &PoolSettings { max_connections: 1, ..PATIENT });
     let stores = Stores::of(database, None);
     let tenant = stores.tenant().await;
     let agent = stores.agent(tenant).await.id;
@@ -88,11 +88,11 @@ async fn callers_who_go_away_cost_the_pool_no_connection() {
 async fn eight_replicas_migrate_a_fresh_postgres_at_once() {
     let url = empty_database();
     all_at_once(8, |_| {
-        let database = connect(&url, PATIENT);
+        let database = connect(&url, &PATIENT);
         async move { database.migrate().await.expect("migrated") }
     })
     .await;
-    SqlTenantStore::new(connect(&url, PATIENT)).create(&tenant("Ada")).await.expect("written");
+    SqlTenantStore::new(connect(&url, &PATIENT)).create(&tenant("Ada")).await.expect("written");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn two_processes_migrate_one_sqlite_file_at_once() {
 #[tokio::test]
 async fn migrations_run_on_a_current_thread_runtime() {
     let url = empty_database();
-    connect(&url, PATIENT).migrate().await.expect("migrated");
+    connect(&url, &PATIENT).migrate().await.expect("migrated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn migrations_go_down_and_up_again() {
         execute(&url, &down).expect("down");
     }
     execute(&url, "DELETE FROM __diesel_schema_migrations").expect("forgotten");
-    let database = connect(&url, PATIENT);
+    let database = connect(&url, &PATIENT);
     database.migrate().await.expect("up");
     SqlTenantStore::new(database).create(&tenant("Ada")).await.expect("written");
 }
@@ -148,7 +148,7 @@ async fn what_was_written_to_sqlite_is_there_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_postgres_is_unavailable_and_a_started_one_answers_at_once() {
     let mut server = PrivatePostgres::start();
-    let database = connect(&server.database(), PoolSettings::default());
+    let database = connect(&server.database(), &PoolSettings::default());
     database.migrate().await.expect("migrated");
     let tenants = Arc::new(SqlTenantStore::new(database.clone()));
     let ada = tenant("Ada");
@@ -178,7 +178,7 @@ async fn a_stopped_postgres_is_unavailable_and_a_started_one_answers_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_the_server_ends_are_replaced() {
     let url = fresh_database();
-    let database = connect(&url, PoolSettings { max_connections: 2, ..PATIENT });
+    let database = connect(&url, &PoolSettings { max_connections: 2, ..PATIENT });
     for _ in 0..5 {
         all_at_once(8, |_| {
             let database = database.clone();
@@ -199,7 +199,7 @@ async fn connections_that_the_server_ends_are_replaced() {
 async fn a_statement_that_waits_too_long_is_unavailable() {
     let url = fresh_database();
     let settings = PoolSettings { statement_timeout_ms: 200, ..PATIENT };
-    let tenants = SqlTenantStore::new(connect(&url, settings));
+    let tenants = SqlTenantStore::new(connect(&url, &settings));
     tenants.create(&tenant("Ada")).await.expect("written");
     let lock = withhold_writes(&url, "tenants").await;
     let blocked = tenants.create(&tenant("Bob")).await;
@@ -212,7 +212,7 @@ async fn a_statement_that_waits_too_long_is_unavailable() {
 async fn a_pool_that_stays_exhausted_is_unavailable() {
     let url = fresh_database();
     let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 1_000, ..PATIENT };
-    let database = connect(&url, settings);
+    let database = connect(&url, &settings);
     let tenants = Arc::new(SqlTenantStore::new(database.clone()));
     until_found(&database).await;
     tenants.create(&tenant("Ada")).await.expect("written");
@@ -270,7 +270,7 @@ async fn proxy(url: &str) -> (String, watch::Sender<bool>) {
 async fn a_postgres_that_falls_silent_is_unavailable() {
     let (url, silence) = proxy(&fresh_database()).await;
     let settings = PoolSettings { max_connections: 1, acquire_timeout_ms: 300, statement_timeout_ms: 100, ..PATIENT };
-    let database = connect(&url, settings);
+    let database = connect(&url, &settings);
     until_found(&database).await;
     silence.send_replace(true);
     assert!(is_unavailable(&database.ping().await), "its connection is silent");
@@ -282,7 +282,7 @@ async fn a_postgres_that_falls_silent_is_unavailable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_was_never_there_is_unavailable() {
-    let database = connect("postgres://voxgate@127.0.0.1:1/nowhere", PoolSettings::default());
+    let database = connect("postgres://voxgate@127.0.0.1:1/nowhere", &PoolSettings::default());
     assert!(is_unavailable(&database.ping().await));
     assert!(is_unavailable(&SqlTenantStore::new(database).get(tenant("Ada").id).await));
     assert!(Database::postgres(&"not a url".to_owned().into(), &PoolSettings::default()).is_err());
@@ -291,7 +291,7 @@ async fn a_postgres_that_was_never_there_is_unavailable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_of_the_database_says_nothing_of_it_to_callers() {
     let url = empty_database();
-    let failed = SqlTenantStore::new(connect(&url, PoolSettings::default())).get(tenant("Ada").id).await;
+    let failed = SqlTenantStore::new(connect(&url, &PoolSettings::default())).get(tenant("Ada").id).await;
     let error = failed.expect_err("there are no tables");
     assert!(matches!(error, Error::Internal(_)), "{error:?}");
     assert_eq!(error.to_string(), "internal error");
@@ -335,7 +335,7 @@ async fn counting_proxy(url: &str) -> (String, Arc<AtomicUsize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn changing_a_session_takes_three_round_trips_and_one_more_where_events_tell_of_it() {
     let (url, trips) = counting_proxy(&fresh_database()).await;
-    let stores = Stores::of(connect(&url, PoolSettings { max_connections: 1, ..PoolSettings::default() }), None);
+    let stores = Stores::of(connect(&url, &PoolSettings { max_connections: 1, ..PoolSettings::default() }), None);
     let tenant = stores.tenant().await;
     let agent = stores.agent(tenant).await.id;
     // The first time, each statement is prepared. The others: BEGIN with the tenant's reach, the statement, the events of
