@@ -99,6 +99,8 @@ command_timeout_ms = 2000
 cert_file = "${at("tls.crt")}"
 key_file = "${at("tls.key")}"
 reload_interval_ms = 200
+[metrics]
+top_agents = 5
 [webhooks]
 allow_private = true
 `);
@@ -332,7 +334,7 @@ test("every query of the dashboard has data, unless nothing of it happened here"
 // What was caused here and fires at its first event, or is pending until it has lasted for long enough. A share of what ends or
 // fails is told from rates, which one event does not make.
 const caused = [
-    "VoxgateQueueFull", "VoxgateSlotStoreLost", "VoxgateSlotStoreUnavailable", "VoxgateDatabaseUnavailable", "VoxgateNodesGone",
+    "VoxgateNotReady", "VoxgateQueueFull", "VoxgateSlotStoreLost", "VoxgateSlotStoreUnavailable", "VoxgateDatabaseUnavailable", "VoxgateNodesGone",
     "VoxgateReleasesKept", "VoxgateConnectionsRefused", "VoxgateCertificateRefused", "VoxgateCertificateExpiresSoon",
 ];
 
