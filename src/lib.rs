@@ -3,7 +3,7 @@
 //! The map of the house; arrows are imports, and there are no others:
 //!
 //! ```text
-//! domain ← {db, redis} ← {agents, admission, control, sessions, tenants, nodes, webhooks} ← calls ← grpc ← server ← cli ← main
+//! domain ← tls_files ← {db, redis} ← {agents, admission, control, sessions, tenants, nodes, webhooks} ← calls ← grpc ← server ← cli ← main
 //! ```
 //!
 //! `domain` is pure, `db` and `redis` are the ways to the servers. Each room in the middle owns one trait and its
@@ -27,4 +27,5 @@ pub mod server;
 pub mod sessions;
 pub mod telemetry;
 pub mod tenants;
+mod tls_files;
 pub mod webhooks;

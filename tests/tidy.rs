@@ -21,6 +21,7 @@ const TELEMETRY: &str = "src/telemetry.rs";
 /// Rooms from the ground up. A room imports from rows above its own in this list, never from a room beside it.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
+    &["tls_files"],
     &["db", "redis"],
     &["admission", "agents", "control", "nodes", "sessions", "tenants", "webhooks"],
     &["calls"],

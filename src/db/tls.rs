@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -32,13 +32,14 @@ use url::form_urlencoded;
 use x509_parser::{oid_registry, prelude::FromDer as _, prelude::X509Certificate};
 
 use super::PoolSettings;
-use crate::domain::{
-    error::Internal,
-    violations::{Fault, Violations},
+use crate::{
+    domain::{
+        error::Internal,
+        violations::{Fault, Violations},
+    },
+    tls_files::{TlsFiles, read},
 };
 
-/// A chain has some kilobytes, a bundle of authorities some hundred.
-const FILE_MAX_BYTES: u64 = 1024 * 1024;
 /// What a server that begins with TLS at once wants to hear.
 const ALPN: &[u8] = b"postgresql";
 
@@ -88,7 +89,14 @@ impl Tls {
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
-        check_files(mode, settings, violations);
+        let files = TlsFiles {
+            table: "database",
+            ca: settings.tls_ca_file.as_deref(),
+            cert: settings.tls_cert_file.as_deref(),
+            key: settings.tls_key_file.as_deref(),
+        };
+        let is_plain = matches!(mode, Mode::Disable | Mode::Prefer);
+        files.check(is_plain.then_some("has no use unless the sslmode of database_url asks for TLS"), violations);
         let identity = settings.tls_cert_file.clone().zip(settings.tls_key_file.clone());
         Some((config, Self { mode, ca_file: settings.tls_ca_file.clone(), identity }))
     }
@@ -183,38 +191,6 @@ fn read_mode(text: &str, violations: &mut Violations) -> Option<Mode> {
             None
         }
     }
-}
-
-/// What cannot work, each by its key: files without TLS, half a pair, and what cannot be read.
-fn check_files(mode: Mode, settings: &PoolSettings, violations: &mut Violations) {
-    let files = [
-        ("database.tls_ca_file", &settings.tls_ca_file),
-        ("database.tls_cert_file", &settings.tls_cert_file),
-        ("database.tls_key_file", &settings.tls_key_file),
-    ];
-    for (name, path) in files {
-        let Some(path) = path else { continue };
-        if matches!(mode, Mode::Disable | Mode::Prefer) {
-            violations.add(name, Fault::new("has no use unless the sslmode of database_url asks for TLS"));
-        } else if let Err(error) = read(path) {
-            violations.add(name, Fault::new(format!("cannot be read: {error}")));
-        }
-    }
-    match (&settings.tls_cert_file, &settings.tls_key_file) {
-        (Some(_), None) => violations.add("database.tls_key_file", Fault::required()),
-        (None, Some(_)) => violations.add("database.tls_cert_file", Fault::required()),
-        _ => {}
-    }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_MAX_BYTES {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(bytes)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Box<dyn std::error::Error + Send + Sync>> {
@@ -360,6 +336,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Protected<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn parsed(url: &str, settings: &PoolSettings) -> Result<(Config, Tls), Vec<(String, String)>> {

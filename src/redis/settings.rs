@@ -4,10 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use deadpool_redis::redis::{ClientTlsConfig, TlsCertificates};
 
-use crate::domain::violations::{Fault, Violations};
-
-/// A chain has some kilobytes, a bundle of authorities some hundred.
-const FILE_MAX_BYTES: u64 = 1024 * 1024;
+use crate::{
+    domain::violations::Violations,
+    tls_files::{TlsFiles, read},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -58,24 +58,13 @@ impl RedisSettings {
 
     /// What cannot work, each by its key: files without TLS, half a pair, and what cannot be read.
     pub(super) fn check_files(&self, is_tls: bool, violations: &mut Violations) {
-        let files = [
-            ("redis.tls_ca_file", &self.tls_ca_file),
-            ("redis.tls_cert_file", &self.tls_cert_file),
-            ("redis.tls_key_file", &self.tls_key_file),
-        ];
-        for (name, path) in files {
-            let Some(path) = path else { continue };
-            if !is_tls {
-                violations.add(name, Fault::new("has no use unless the scheme of redis_url begins with rediss"));
-            } else if let Err(error) = read(path) {
-                violations.add(name, Fault::new(format!("cannot be read: {error}")));
-            }
-        }
-        match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(_), None) => violations.add("redis.tls_key_file", Fault::required()),
-            (None, Some(_)) => violations.add("redis.tls_cert_file", Fault::required()),
-            _ => {}
-        }
+        let files = TlsFiles {
+            table: "redis",
+            ca: self.tls_ca_file.as_deref(),
+            cert: self.tls_cert_file.as_deref(),
+            key: self.tls_key_file.as_deref(),
+        };
+        files.check((!is_tls).then_some("has no use unless the scheme of redis_url begins with rediss"), violations);
     }
 
     /// What the files hold now: a connection that is made after a rotation uses the new ones.
@@ -84,16 +73,6 @@ impl RedisSettings {
             (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
             _ => None,
         };
-        Ok(TlsCertificates { client_tls, root_cert: self.tls_ca_file.as_ref().map(read).transpose()? })
+        Ok(TlsCertificates { client_tls, root_cert: self.tls_ca_file.as_deref().map(read).transpose()? })
     }
-}
-
-fn read(path: &PathBuf) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_MAX_BYTES {
-        return Err(std::io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(bytes)
 }

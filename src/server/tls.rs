@@ -32,10 +32,8 @@ use crate::{
         certificate::{ClientCertificate, San},
         hash::Sha256,
     },
+    tls_files,
 };
-
-/// A chain has some kilobytes, a bundle of authorities some hundred.
-const FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 /// The certificate in use, and where the next one comes from.
 #[derive(Debug)]
@@ -157,7 +155,7 @@ impl Sources {
     fn read(&self) -> anyhow::Result<Contents> {
         let mut faults = Vec::new();
         let mut read = |name: &str, path: &Path| {
-            read_bounded(path).unwrap_or_else(|error| {
+            tls_files::read(path).unwrap_or_else(|error| {
                 faults.push(format!("{name} {}: {error}", path.display()));
                 Vec::new()
             })
@@ -219,16 +217,6 @@ impl Sources {
         }
         .build()?)
     }
-}
-
-pub(super) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_MAX_BYTES {
-        return Err(std::io::Error::other(format!("has more than {FILE_MAX_BYTES} bytes")));
-    }
-    Ok(bytes)
 }
 
 pub(super) fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {

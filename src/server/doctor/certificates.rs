@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::Config,
     domain::{Clock, Timestamp},
+    tls_files,
 };
 
 /// From here on somebody should know: renewal mostly happens a month ahead.
@@ -70,8 +71,8 @@ fn serving(config: &Config, clock: &Arc<dyn Clock>) -> Option<Finding> {
 /// What a store is shown.
 fn shown(check: &'static str, cert: &Path, key: &Path, now: Timestamp) -> Finding {
     let loaded = || {
-        let chain = tls::certificates(&tls::read_bounded(cert)?)?;
-        let key = PrivateKeyDer::from_pem_slice(&tls::read_bounded(key)?)
+        let chain = tls::certificates(&tls_files::read(cert)?)?;
+        let key = PrivateKeyDer::from_pem_slice(&tls_files::read(key)?)
             .map_err(|error| anyhow::anyhow!("no private key in PEM: {error}"))?;
         CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).context("the two are no pair")?;
         leaf(cert)
@@ -143,13 +144,13 @@ fn judge(check: &'static str, found: &str, validity: Validity, now: Timestamp) -
 
 /// Of the first certificate in a file.
 fn leaf(path: &Path) -> anyhow::Result<Validity> {
-    let chain = tls::certificates(&tls::read_bounded(path)?)?;
+    let chain = tls::certificates(&tls_files::read(path)?)?;
     validity(chain.first().context("no certificate in PEM")?)
 }
 
 fn authorities_in(path: &Path) -> anyhow::Result<Vec<Validity>> {
     let mut roots = RootCertStore::empty();
-    let found = tls::certificates(&tls::read_bounded(path)?)?;
+    let found = tls::certificates(&tls_files::read(path)?)?;
     let all = found.iter().map(validity).collect::<anyhow::Result<Vec<_>>>()?;
     for authority in found {
         roots.add(authority).context("a certificate in it is no authority")?;
