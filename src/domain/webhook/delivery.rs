@@ -130,6 +130,17 @@ mod tests {
         }
         assert!((14..=21).contains(&attempts), "{attempts}");
         assert!(env.now() < start.plus(GIVE_UP_AFTER) && env.now().plus(DELAYS[6] * 6 / 5) > start.plus(GIVE_UP_AFTER));
+    }
+
+    #[test]
+    fn however_often_it_was_tried_the_next_try_is_the_longest_wait_away_and_none_comes_after_the_day() {
+        let start = Timestamp::from_millis(1_700_000_000_000);
+        let clock = Arc::new(ManualClock::at(start));
+        let env = Env { clock: clock.clone(), entropy: Arc::new(SystemEntropy) };
+        let wait = next_attempt(&env, u32::MAX, start).expect("a try").since(start);
+        assert!(wait >= DELAYS[6] * 4 / 5 && wait <= DELAYS[6] * 6 / 5, "{wait:?}");
+        // From here even the shortest of the longest waits ends when the day has.
+        clock.advance(GIVE_UP_AFTER.saturating_sub(DELAYS[6] * 4 / 5));
         assert_eq!(next_attempt(&env, u32::MAX, start), None);
     }
 
