@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    client::TlsOptions,
     config::{CONFIG_VARIABLE, Config, KEY_VARIABLE, LogFormat},
     domain::{
         clock::Timestamp,
@@ -15,7 +16,7 @@ use crate::{
     },
     node_sim, proto,
     server::{self, Service, Stores, Tools, doctor},
-    telemetry,
+    telemetry, top,
 };
 
 /// The gRPC control plane that a voice platform trusts with its live calls.
@@ -54,6 +55,8 @@ enum Command {
     },
     /// A simulated media node on a running service.
     NodeSim(NodeSim),
+    /// A live view of how full a tenant and its voice agents are, on a running service.
+    Top(Top),
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,9 +103,11 @@ enum KeyCommand {
     },
 }
 
+/// A running service, and who we are to it.
 #[derive(Debug, Args)]
-struct NodeSim {
-    /// An API key with `nodes:connect`; not needed where the node is known by its certificate.
+struct Remote {
+    /// An API key: `node-sim` needs `nodes:connect`; `top` needs `slots:acquire` and, for the names of agents,
+    /// `voice_agents:read`. None where the client is known by its certificate.
     #[arg(long, env = KEY_VARIABLE, hide_env_values = true, required_unless_present = "tls_cert")]
     key: Option<SecretString>,
     /// The service; absent: at `VOXGATE_GRPC_ADDR`.
@@ -111,12 +116,34 @@ struct NodeSim {
     /// The authorities of the service's certificate, PEM; with it, the service is spoken to by TLS.
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// The node's own certificate, PEM.
+    /// The client's own certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The key of the node's own certificate, PEM.
+    /// The key of the client's own certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Top {
+    #[command(flatten)]
+    remote: Remote,
+    /// Only this agent, by id; may be given again.
+    #[arg(long = "agent", value_name = "ID")]
+    agents: Vec<String>,
+    /// The admin port of a replica, such as `http://127.0.0.1:9090`: shows its nodes and denials, of all tenants; may be
+    /// given again.
+    #[arg(long = "admin", value_name = "URL")]
+    admins: Vec<String>,
+    /// Print one table to stdout and end; needs no terminal.
+    #[arg(long)]
+    once: bool,
+}
+
+#[derive(Debug, Args)]
+struct NodeSim {
+    #[command(flatten)]
+    remote: Remote,
     #[arg(long, default_value = "sim-1")]
     node_id: String,
     /// Carry the calls of sandbox keys, and no others.
@@ -168,7 +195,10 @@ impl Cli {
         let config = Config::load(file)?;
         let command = self.command.unwrap_or(Command::Dev);
         let format = if matches!(command, Command::Serve) { LogFormat::Json } else { LogFormat::Text };
-        telemetry::log_to_stderr(&config.log, config.log_format.unwrap_or(format))?;
+        // Across a screen that is drawn to nothing else may be written.
+        if !matches!(command, Command::Top(_)) {
+            telemetry::log_to_stderr(&config.log, config.log_format.unwrap_or(format))?;
+        }
         match command {
             Command::Dev => server::dev(config, telemetry::record_metrics()?, stop_signal()?).await,
             Command::Serve => {
@@ -182,6 +212,7 @@ impl Cli {
             Command::Key(command) => key(&config, command).await,
             Command::Secrets(SecretsCommand::Rewrap) => rewrap(&config).await,
             Command::Doctor { json } => Box::pin(doctor(file, json)).await,
+            Command::Top(options) => options.run(&config).await,
             Command::NodeSim(options) => node_sim::run(options.on(&config), stop_signal()?).await,
         }
     }
@@ -223,14 +254,32 @@ async fn key(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
     say(secret.reveal())
 }
 
-impl NodeSim {
-    fn on(self, config: &Config) -> node_sim::Options {
+impl Remote {
+    /// The endpoint, the key and the files.
+    fn on(self, config: &Config) -> (String, Option<SecretString>, Option<TlsOptions>) {
         let addr = config.grpc_addr.unwrap_or(([127, 0, 0, 1], 50_051).into());
         let scheme = if self.tls_ca.is_some() { "https" } else { "http" };
+        let endpoint = self.endpoint.unwrap_or_else(|| format!("{scheme}://{addr}"));
+        let tls = self.tls_ca.map(|ca| TlsOptions { ca, identity: self.tls_cert.zip(self.tls_key) });
+        (endpoint, self.key, tls)
+    }
+}
+
+impl Top {
+    async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let (endpoint, key, tls) = self.remote.on(config);
+        let options = top::Options { endpoint, key, tls, agents: self.agents, admins: self.admins };
+        if self.once { top::once(options).await } else { top::run(options, stop_signal()?).await }
+    }
+}
+
+impl NodeSim {
+    fn on(self, config: &Config) -> node_sim::Options {
+        let (endpoint, key, tls) = self.remote.on(config);
         node_sim::Options {
-            endpoint: self.endpoint.unwrap_or_else(|| format!("{scheme}://{addr}")),
-            key: self.key,
-            tls: self.tls_ca.map(|ca| node_sim::TlsOptions { ca, identity: self.tls_cert.zip(self.tls_key) }),
+            endpoint,
+            key,
+            tls,
             node_id: self.node_id,
             subprotocol: if self.jambonz {
                 proto::v1::Subprotocol::AudioJambonzOrg

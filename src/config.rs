@@ -32,7 +32,7 @@ use crate::{
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";
-/// The variable that holds the API key of `voxgate node-sim`.
+/// The variable that holds the API key of `voxgate node-sim` and `voxgate top`.
 pub const KEY_VARIABLE: &str = "VOXGATE_KEY";
 
 /// The variables that set a key of the file, by that key. All others are left alone.

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! domain ← tls_files ← {db, redis} ← {agents, admission, control, sessions, tenants, nodes, webhooks} ← calls ← grpc ← server ← cli ← main
+//!                                                                             proto ← client ← {node_sim, top} ← server, cli
 //! ```
 //!
 //! `domain` is pure, `db` and `redis` are the ways to the servers. Each room in the middle owns one trait and its
@@ -14,6 +15,7 @@ pub mod admission;
 pub mod agents;
 pub mod calls;
 pub mod cli;
+pub(crate) mod client;
 pub mod config;
 pub mod control;
 pub mod db;
@@ -28,4 +30,5 @@ pub mod sessions;
 pub mod telemetry;
 pub mod tenants;
 mod tls_files;
+pub mod top;
 pub mod webhooks;

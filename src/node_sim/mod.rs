@@ -7,35 +7,26 @@
 
 mod call;
 mod calls;
-mod delay;
 mod memory;
 mod recent;
 mod script;
 mod stream;
 mod verbs;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code,
-    metadata::{Ascii, MetadataValue},
-    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
-};
 
 pub use self::script::{Failure, Malformed, Rule, SLOWEST, Script};
-use self::{calls::Calls, delay::Delay, recent::Recent, stream::Ended};
-use crate::{domain::Env, proto::v1};
-
-/// A partition is noticed after both together; without them a half-dead connection is never given up.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use self::{calls::Calls, recent::Recent, stream::Ended};
+pub use crate::client::TlsOptions;
+use crate::{
+    client::{self, Delay},
+    domain::Env,
+    proto::v1,
+};
 
 /// Who the node is, and how it behaves.
 #[derive(Debug, Clone)]
@@ -53,15 +44,6 @@ pub struct Options {
     /// Calls it can host at once.
     pub capacity: i32,
     pub behavior: Behaviour,
-}
-
-/// Files in PEM. They are read at each connect, so that a certificate of hours may be renewed beside the node.
-#[derive(Debug, Clone)]
-pub struct TlsOptions {
-    /// The authorities of the service.
-    pub ca: PathBuf,
-    /// The node's own certificate and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// What the node does with commands.
@@ -98,9 +80,9 @@ impl Policy {
 /// Runs the node until `stop`. An error is one that trying again cannot mend: a malformed option, or a first
 /// Hello that was refused for what it said.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let authorization = options.key.as_ref().map(authorization).transpose()?;
+    let authorization = options.key.as_ref().map(client::authorization).transpose()?;
     // What is wrong with the options is wrong from the start.
-    endpoint(&options)?;
+    client::endpoint(&options.endpoint, options.tls.as_ref())?;
     let env = Env::system();
     let calls = Calls::new(env.clone(), options.behavior.clone());
     let mut node = Node { calls, recent: Recent::default(), options, env };
@@ -144,43 +126,6 @@ struct Node {
 impl Ended {
     /// Whether the same Hello would be refused again.
     fn is_refusal(&self) -> bool {
-        let code = self.why.code();
-        matches!(
-            code,
-            Some(Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented)
-        )
+        self.why.code().is_some_and(client::is_refusal)
     }
-}
-
-fn endpoint(options: &Options) -> anyhow::Result<Endpoint> {
-    let mut endpoint = Endpoint::from_shared(options.endpoint.clone()).context("the endpoint is not a URL")?;
-    let is_https = endpoint.uri().scheme_str() == Some("https");
-    anyhow::ensure!(is_https == options.tls.is_some(), "an authority is needed for https://, and for nothing else");
-    if let Some(tls) = &options.tls {
-        endpoint = endpoint.tls_config(tls.config()?)?;
-    }
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
-}
-
-impl TlsOptions {
-    fn config(&self) -> anyhow::Result<ClientTlsConfig> {
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
-        let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&self.ca)?));
-        Ok(match &self.identity {
-            Some((cert, key)) => config.identity(Identity::from_pem(read(cert)?, read(key)?)),
-            None => config,
-        })
-    }
-}
-
-fn authorization(key: &SecretString) -> anyhow::Result<MetadataValue<Ascii>> {
-    let mut value: MetadataValue<Ascii> =
-        format!("Bearer {}", key.expose_secret()).parse().context("the key is not visible ASCII")?;
-    value.set_sensitive(true);
-    Ok(value)
 }

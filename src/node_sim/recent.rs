@@ -7,8 +7,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
-use crate::proto::v1::node_message::Message as Said;
+use crate::{
+    client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
+    proto::v1::node_message::Message as Said,
+};
 
 /// A stream whose other end has vanished is given up after so long; what was said before then was heard.
 const LATELY: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT);

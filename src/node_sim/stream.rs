@@ -13,9 +13,13 @@ use super::{
     Node,
     calls::{Link, timestamp},
 };
-use crate::proto::v1::{
-    Answered, CallEvent, ControlMessage, Drain, Heartbeat, Hello, NodeMessage, Welcome, WsConnected, call_event::Event,
-    control_message::Message as Told, media_node_service_client::MediaNodeServiceClient, node_message::Message as Said,
+use crate::{
+    client,
+    proto::v1::{
+        Answered, CallEvent, ControlMessage, Drain, Heartbeat, Hello, NodeMessage, Welcome, WsConnected,
+        call_event::Event, control_message::Message as Told, media_node_service_client::MediaNodeServiceClient,
+        node_message::Message as Said,
+    },
 };
 
 /// Messages that the service has not read yet. One that leaves so many unread is as good as gone.
@@ -105,7 +109,8 @@ struct Stream {
 }
 
 async fn introduce(node: &Node, authorization: Option<MetadataValue<Ascii>>) -> Result<(Stream, Welcome), Why> {
-    let endpoint = super::endpoint(&node.options).map_err(|_| Why::Broken("the certificates cannot be read"))?;
+    let endpoint = client::endpoint(&node.options.endpoint, node.options.tls.as_ref())
+        .map_err(|_| Why::Broken("the certificates cannot be read"))?;
     let channel = endpoint.connect().await.map_err(Why::Unreachable)?;
     let (outbox, messages) = mpsc::channel(OUTBOX);
     say(&outbox, Said::Hello(hello(node)))?;

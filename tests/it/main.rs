@@ -20,5 +20,6 @@ mod redis_faults;
 mod retention;
 mod rpc;
 mod tls;
+mod top;
 mod verb_chaos;
 mod webhooks;

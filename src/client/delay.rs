@@ -1,4 +1,4 @@
-//! How long to wait before connecting again: twice as long each time, and never in step with the other nodes.
+//! How long to wait before connecting again: twice as long each time, and never in step with other clients.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
-pub(super) struct Delay {
+pub(crate) struct Delay {
     attempts: u32,
 }
 
 impl Delay {
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.attempts = 0;
     }
 
-    /// Between half of the step and all of it, so that nodes which lost one replica do not return in one wave.
-    pub(super) fn next(&mut self, env: &Env) -> Duration {
+    /// Between half of the step and all of it, so that those who lost one replica do not return in one wave.
+    pub(crate) fn next(&mut self, env: &Env) -> Duration {
         let step = FIRST.saturating_mul(1 << self.attempts.min(10)).min(LONGEST);
         self.attempts += 1;
         let [byte] = env.bytes::<1>();
