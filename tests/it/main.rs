@@ -18,6 +18,7 @@ mod pauses;
 mod recovery;
 mod redis_faults;
 mod retention;
+mod rolling;
 mod rpc;
 mod tls;
 mod top;

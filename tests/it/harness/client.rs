@@ -63,6 +63,11 @@ impl Caller {
         Self::by(&endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535)).with(credential)
     }
 
+    /// By a channel that somebody else keeps.
+    pub(crate) fn on(channel: Channel) -> Self {
+        Self { channel, bearer: Bearer(None) }
+    }
+
     fn by(endpoint: &Endpoint) -> Self {
         Self { channel: endpoint.connect_lazy(), bearer: Bearer(None) }
     }

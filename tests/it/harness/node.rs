@@ -28,6 +28,14 @@ impl NodeProcess {
         self.process.signal(name);
     }
 
+    /// The operations that it has carried out, once for each time.
+    pub(crate) fn carried_out(&self) -> Vec<String> {
+        let log = self.process.log();
+        let done = log.lines().filter(|line| line.contains("a command was carried out"));
+        let operation = |line: &str| line.split_once("operation.id=\"")?.1.split_once('"').map(|(id, _)| id.to_owned());
+        done.map(|line| operation(line).expect("its operation")).collect()
+    }
+
     /// What it has said of a call, in order.
     pub(crate) fn said_of(&self, call: &str) -> Vec<String> {
         self.process.log().lines().filter(|line| line.contains(call)).map(str::to_owned).collect()
