@@ -1,4 +1,4 @@
-// kube-apiserver and etcd, for scripts/check-chart-apiserver.sh. kube-apiserver takes its libraries from its own tree, which
+// kube-apiserver and etcd, built by scripts/setup-apiserver.sh. kube-apiserver takes its libraries from its own tree, which
 // a module that requires it does not see: each is replaced by its release of the same version.
 module voxgate.example/live
 

@@ -46,7 +46,8 @@ pub(super) async fn follow(replica: usize, admin: Uri, news: mpsc::Sender<News>)
     loop {
         turns.tick().await;
         let told = match timeout(ANSWER_WITHIN, ask(&client, admin.clone())).await {
-            Ok(told) => told.map_err(|error| format!("{error:#}")),
+            // What is at the bottom of it, such as "Connection refused".
+            Ok(told) => told.map_err(|error| error.root_cause().to_string()),
             Err(_) => Err("no answer".to_owned()),
         };
         if news.send(News::Replica { replica, told }).await.is_err() {

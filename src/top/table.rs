@@ -43,7 +43,8 @@ pub(super) fn replica_cells(line: &ReplicaLine) -> [String; 8] {
         return [admin, none(), none(), none(), none(), none(), none(), line.fault.clone().unwrap_or_default()];
     };
     let rate = |rate: f64| format!("{rate:.1}");
-    let denied = line.granted.map(|_| line.denied.iter().map(|(_, rate)| rate).sum());
+    // Not by `sum`: that of nothing is -0.0.
+    let denied = line.granted.map(|_| line.denied.iter().fold(0.0, |all, (_, rate)| all + rate));
     let reasons = line.denied.iter().take(REASONS).map(|(reason, rate)| format!("{rate:.1} {reason}"));
     [
         admin,
@@ -106,6 +107,13 @@ mod tests {
         let now = Instant::now();
         let agents = [("support", "", usage(10, 10, 12)), ("sales", "paused", usage(1, 200, 0))];
         insta::assert_snapshot!(text(&view_of(&agents, now), now));
+    }
+
+    #[test]
+    fn where_nothing_is_denied_the_rate_is_nothing() {
+        let mut line = view_of_replicas(Instant::now()).replicas().swap_remove(0);
+        line.denied.clear();
+        assert_eq!(replica_cells(&line)[6], "0.0");
     }
 
     #[test]
