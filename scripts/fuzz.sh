@@ -18,7 +18,7 @@ MEMORY_MB=2048
 max_bytes() {
     case $1 in
     dtmf) say 256 ;;
-    destination) say 1024 ;;
+    destination | trace) say 1024 ;;
     token) say 2200 ;;
     json_schema) say 4096 ;;
     struct_value) say 20000 ;;

@@ -17,6 +17,7 @@ use crate::{
     node_sim, proto,
     server::{self, Service, Stores, Tools, doctor},
     telemetry, top,
+    traces::TraceSettings,
 };
 
 /// The gRPC control plane that a voice platform trusts with its live calls.
@@ -200,20 +201,27 @@ impl Cli {
             telemetry::log_to_stderr(&config.log, config.log_format.unwrap_or(format))?;
         }
         match command {
-            Command::Dev => server::dev(config, telemetry::record_metrics()?, stop_signal()?).await,
+            Command::Dev => {
+                let metrics = telemetry::record_metrics()?;
+                let traces = config.traces.clone();
+                traced(&traces, "voxgate", Box::pin(server::dev(config, metrics, stop_signal()?))).await
+            }
             Command::Serve => {
                 let (stores, metrics) = (Stores::production(&config)?, telemetry::record_metrics()?);
+                let traces = config.traces.clone();
                 let service = Service::bind(config, stores, metrics, [0, 0, 0, 0]).await?;
                 tracing::info!(grpc.addr = %service.grpc_addr()?, admin.addr = %service.admin_addr()?, "starting");
-                service.run(stop_signal()?).await
+                traced(&traces, "voxgate", service.run(stop_signal()?)).await
             }
             Command::Migrate => Tools::new(&config)?.migrate().await,
             Command::Tenant(command) => tenant(&config, command).await,
             Command::Key(command) => key(&config, command).await,
             Command::Secrets(SecretsCommand::Rewrap) => rewrap(&config).await,
-            Command::Doctor { json } => Box::pin(doctor(file, json)).await,
+            Command::Doctor { json } => doctor(file, json).await,
             Command::Top(options) => options.run(&config).await,
-            Command::NodeSim(options) => node_sim::run(options.on(&config), stop_signal()?).await,
+            Command::NodeSim(options) => {
+                traced(&config.traces, "voxgate-node-sim", node_sim::run(options.on(&config), stop_signal()?)).await
+            }
         }
     }
 }
@@ -221,13 +229,27 @@ impl Cli {
 /// A configuration that stops every other command is for this one to explain; and it keeps no log.
 async fn doctor(file: Option<&Path>, json: bool) -> anyhow::Result<()> {
     use std::io::Write as _;
-    let report = doctor::examine(file).await;
+    let report = Box::pin(doctor::examine(file)).await;
     let text = if json { report.json()? } else { report.text() };
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     // A name that nobody resolves or a disk that hangs holds a thread which cannot be ended otherwise.
     std::process::exit(i32::from(!report.is_ok()))
+}
+
+/// Sends what is traced of `work`, also what is left in the end.
+async fn traced(
+    settings: &TraceSettings,
+    service: &'static str,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let export = telemetry::export_traces(settings, service)?;
+    let done = work.await;
+    if let Some(export) = export {
+        export.finish().await;
+    }
+    done
 }
 
 async fn tenant(config: &Config, command: TenantCommand) -> anyhow::Result<()> {

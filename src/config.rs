@@ -27,6 +27,7 @@ use crate::{
     redis::RedisSettings,
     sessions::JournalSettings,
     tenants::MeshSettings,
+    traces::TraceSettings,
     webhooks::WebhookSettings,
 };
 
@@ -36,7 +37,7 @@ pub const CONFIG_VARIABLE: &str = "VOXGATE_CONFIG";
 pub const KEY_VARIABLE: &str = "VOXGATE_KEY";
 
 /// The variables that set a key of the file, by that key. All others are left alone.
-const VARIABLES: [(&str, &str); 9] = [
+const VARIABLES: [(&str, &str); 10] = [
     ("VOXGATE_GRPC_ADDR", "grpc_addr"),
     ("VOXGATE_ADMIN_ADDR", "admin_addr"),
     ("VOXGATE_DATA_DIR", "data_dir"),
@@ -46,6 +47,7 @@ const VARIABLES: [(&str, &str); 9] = [
     ("VOXGATE_KEY_RING_FILE", "secrets.key_ring_file"),
     ("VOXGATE_LOG", "log"),
     ("VOXGATE_LOG_FORMAT", "log_format"),
+    ("VOXGATE_TRACES_ENDPOINT", "traces.endpoint"),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -167,6 +169,8 @@ pub struct Config {
     pub webhooks: WebhookSettings,
     #[serde(default)]
     pub metrics: MetricsSettings,
+    #[serde(default)]
+    pub traces: TraceSettings,
 }
 
 /// The keys under which secrets are kept. Lines or commas of `id:key`, each key 32 bytes in base64; the first seals, all
@@ -215,9 +219,10 @@ impl Config {
             Err(error) if faults.is_empty() => return Err(error.into()),
             extracted => extracted.ok(),
         };
-        if let Some(Self { tls, mesh, .. }) = &config {
+        if let Some(Self { tls, mesh, traces, .. }) = &config {
             faults.extend(tls.faults());
             faults.extend(tls.mesh_faults(mesh));
+            faults.extend(traces.faults());
         }
         Ok((config, faults))
     }

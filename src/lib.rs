@@ -3,11 +3,11 @@
 //! The map of the house; arrows are imports, and there are no others:
 //!
 //! ```text
-//! domain ← tls_files ← {db, redis} ← {agents, admission, control, sessions, tenants, nodes, webhooks} ← calls ← grpc ← server ← cli ← main
-//!                                                                             proto ← client ← {node_sim, top} ← server, cli
+//! domain ← tls_files ← {db, redis, traces} ← {agents, admission, control, sessions, tenants, nodes, webhooks} ← calls ← grpc ← server ← cli ← main
+//!                                                                                     proto ← client ← {node_sim, top} ← server, cli
 //! ```
 //!
-//! `domain` is pure, `db` and `redis` are the ways to the servers. Each room in the middle owns one trait and its
+//! `domain` is pure, `db` and `redis` are the ways to the servers, `traces` makes spans. Each room in the middle owns one trait and its
 //! back-ends. `calls` joins them into the life of a call, `grpc` puts it on the wire, and `server` is where concrete
 //! back-ends are chosen.
 
@@ -31,4 +31,5 @@ pub mod telemetry;
 pub mod tenants;
 mod tls_files;
 pub mod top;
+pub mod traces;
 pub mod webhooks;

@@ -8,16 +8,18 @@ mod dtmf;
 mod json_schema;
 mod struct_value;
 mod token;
+mod trace;
 
 type Property = fn(&[u8]);
 
 /// Each target by its name, which is that of its corpus too.
-pub const TARGETS: [(&str, Property); 5] = [
+pub const TARGETS: [(&str, Property); 6] = [
     ("destination", destination::check),
     ("dtmf", dtmf::check),
     ("json_schema", json_schema::check),
     ("struct_value", struct_value::check),
     ("token", token::check),
+    ("trace", trace::check),
 ];
 
 /// Holds the input against the property of that name.

@@ -1,6 +1,6 @@
 //! Brings about what a node has answered to a command, on whichever replica the answer arrives and however late.
 
-use super::{Calls, finish::Node};
+use super::{Calls, attributes::of_operation, finish::Node};
 use crate::{
     domain::{
         Error, Result,
@@ -13,6 +13,7 @@ use crate::{
         verb::Verb,
     },
     nodes::Origin,
+    traces::{Kind, Span},
 };
 
 impl Calls {
@@ -42,7 +43,10 @@ impl Calls {
             }
             _ => None,
         };
+        let trace = origin.as_ref().and_then(|origin| origin.trace.as_ref());
+        let span = Span::within(trace, Kind::Internal, "record answer").with(|| of_operation(&operation));
         let settled = self.operations.settle(from.tenant, id, answer, usage, self.env.now()).await?;
+        drop(span);
         let Some(settled) = settled else { return Ok(()) };
         count(&settled.operation);
         self.settle_letter(from, origin, settled.operation).await;
@@ -54,7 +58,7 @@ impl Calls {
     }
 
     async fn settle_letter(&self, from: &NodeAddress, origin: Option<Origin>, operation: Operation) {
-        let number = origin.map(|origin| origin.number);
+        let number = origin.as_ref().map(|origin| origin.number);
         let answer = origin.map(|origin| (origin.reply_to, operation));
         self.bus.settle(from, number, answer).await;
     }

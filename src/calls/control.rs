@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{
     Calls,
     acknowledge::{count, refused},
+    attributes::{of_letter, of_operation},
     authorize::{Hand, require_active},
     finish::Node,
 };
@@ -28,9 +29,11 @@ use crate::{
         principal::Principal,
         session::{Outcome, Session},
         tenant::Scope,
+        trace::TraceContext,
         verb::{Executor, Verb, VerbResult},
     },
     sessions::{AUDIT_PATIENCE, Begun, Carried},
+    traces::{Kind, Span},
 };
 
 /// How long a result that the database does not take is kept at hand: while a lease of the call may live.
@@ -45,6 +48,8 @@ pub struct Instruction {
     pub verb: Verb,
     /// When the caller must have an answer.
     pub deadline: Option<Instant>,
+    /// What it is asked within.
+    pub trace: Option<TraceContext>,
 }
 
 /// A verb that happened.
@@ -112,7 +117,7 @@ impl Calls {
         instruction: Instruction,
         hand: Hand,
     ) -> Result<Executed> {
-        let Instruction { call, key, verb, .. } = instruction;
+        let Instruction { call, key, verb, trace, .. } = instruction;
         // Of what was asked, before the session completes it: a retry asks the same.
         let digest = Sha256::of(serde_json::to_vec(&verb).map_err(Error::internal)?);
         let operation = self.new_operation(id, &session, key.clone(), verb, digest)?;
@@ -128,7 +133,7 @@ impl Calls {
                     }
                 }
                 let verb = self.prepare(&session, operation.verb, hand).await?;
-                self.dispatch(&session, Operation { verb, ..operation }).await
+                self.dispatch(&session, Operation { verb, ..operation }, trace.as_ref()).await
             }
         }
     }
@@ -160,11 +165,19 @@ impl Calls {
     }
 
     /// Records the operation, sends it to the call's node, and waits for what becomes of it.
-    async fn dispatch(&self, session: &Session, operation: Operation) -> Result<Executed> {
+    async fn dispatch(
+        &self,
+        session: &Session,
+        operation: Operation,
+        trace: Option<&TraceContext>,
+    ) -> Result<Executed> {
         let node = session.node_address().ok_or_else(|| unreachable_node(session))?;
         let (id, digest, limit) = (operation.id, operation.digest, self.settings.verb_timeout());
         // Neither waits for the other.
-        let record = self.operations.begin(session.tenant, &operation, self.remembered_since());
+        let record = async {
+            let _span = Span::within(trace, Kind::Internal, "record operation").with(|| of_operation(&operation));
+            self.operations.begin(session.tenant, &operation, self.remembered_since()).await
+        };
         let (begun, holds_its_slot) = tokio::join!(record, self.require_slot(session));
         if let Begun::Existing(existing) = begun? {
             return self.replay(*existing, digest);
@@ -175,6 +188,7 @@ impl Calls {
             fence: session.fence,
             deadline: self.env.now().plus(limit),
             verb: operation.verb,
+            trace: trace.cloned(),
         };
         let awaited = self.bus.expect(id);
         let sent = match holds_its_slot {
@@ -205,12 +219,25 @@ impl Calls {
         }
     }
 
-    async fn send(&self, session: &Session, node: &NodeAddress, command: Command) -> Result<()> {
+    async fn send(&self, session: &Session, node: &NodeAddress, mut command: Command) -> Result<()> {
+        let span = Span::within(command.trace.as_ref(), Kind::Producer, "send command");
+        let mut span = span.with(|| of_letter(self.bus.system(), "send", &command, node));
+        command.trace = span.context().cloned();
         match self.bus.send(node, Letter::Command { command, reply_to: self.bus.replica() }).await {
+            Ok(()) => Ok(()),
             // What may have been sent is waited for.
-            Ok(()) | Err(Unsent::Unknown(_)) => Ok(()),
-            Err(Unsent::Unreachable) => Err(unreachable_node(session)),
-            Err(Unsent::Unavailable(error)) => Err(error),
+            Err(Unsent::Unknown(_)) => {
+                span.fail("nobody knows whether it was sent");
+                Ok(())
+            }
+            Err(Unsent::Unreachable) => {
+                span.fail("the node is connected nowhere");
+                Err(unreachable_node(session))
+            }
+            Err(Unsent::Unavailable(error)) => {
+                span.fail("nobody could be asked");
+                Err(error)
+            }
         }
     }
 
@@ -327,7 +354,7 @@ impl Calls {
     pub(super) fn carry_out_alone(&self, session: Session, verb: Verb) {
         let calls = self.clone();
         self.tasks.spawn(async move {
-            let instruction = Instruction { call: session.call.clone(), key: None, verb, deadline: None };
+            let instruction = Instruction { call: session.call.clone(), key: None, verb, deadline: None, trace: None };
             let id = OperationId::new(&calls.env);
             if let Err(error) = calls.carry_out(id, session.clone(), instruction, Hand { is_admin: true }).await {
                 tracing::warn!(

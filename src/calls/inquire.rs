@@ -55,6 +55,7 @@ impl Calls {
             fence: session.fence,
             deadline: operation.accepted_at.plus(self.settings.verb_timeout()),
             verb: operation.verb,
+            trace: None,
         };
         // A node that is not there is asked when it is.
         let _ = self.bus.send(&node, Letter::Command { command, reply_to: self.bus.replica() }).await;

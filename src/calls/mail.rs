@@ -9,17 +9,23 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Calls, lanes::Lanes};
+use super::{
+    Calls,
+    attributes::{of_command, of_letter},
+    lanes::Lanes,
+};
 use crate::{
     control::{Attachment, Connected, Delivery, Letter, MAILBOX},
     domain::{
         Error, Result,
         ids::{CallId, LeaseId, SessionId, TenantId},
         lease::Lease,
-        node::{Assignment, NodeAddress, Postbox as _, ToNode},
+        node::{Assignment, Command, NodeAddress, Postbox as _, ToNode},
+        queue::ReplicaId,
         session::{Outcome, Session},
     },
     nodes::Origin,
+    traces::{Kind, Span},
 };
 
 /// Calls of one node that are read side by side when it is told of them.
@@ -56,11 +62,7 @@ impl Calls {
     async fn hand_over(&self, to: &Attachment, number: u64, letter: Letter) {
         let node = &to.node;
         match letter {
-            Letter::Command { command, reply_to } => {
-                // One that the stream does not take is kept for the next.
-                let _ = self.nodes.command(node, command, Origin { number, reply_to });
-                return;
-            }
+            Letter::Command { command, reply_to } => return self.hand_over_command(node, (number, reply_to), command),
             Letter::Assign { session, .. } => {
                 if let Err(error) = self.assign_here(node, session).await {
                     let error = &error as &dyn std::error::Error;
@@ -73,6 +75,17 @@ impl Calls {
             }
         }
         self.bus.settle(node, Some(number), None).await;
+    }
+
+    fn hand_over_command(&self, node: &NodeAddress, (number, reply_to): (u64, ReplicaId), mut command: Command) {
+        let received = Span::within(command.trace.as_ref(), Kind::Consumer, "receive command");
+        let received = received.with(|| of_letter(self.bus.system(), "process", &command, node));
+        let given = Span::within(received.context(), Kind::Client, "dispatch command");
+        let given = given.with(|| of_command(&command, node));
+        command.trace = given.context().cloned();
+        let origin = Origin { number, reply_to, trace: command.trace.clone() };
+        // One that the stream does not take is kept for the next.
+        let _ = self.nodes.command(node, command, origin, given);
     }
 
     /// The call was admitted on another replica, for a node that is connected here.

@@ -9,6 +9,7 @@
 mod acknowledge;
 mod admission;
 mod admit;
+mod attributes;
 mod audit;
 mod authorize;
 mod await_slot;

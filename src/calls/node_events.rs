@@ -4,6 +4,7 @@
 //! before the stream ended was said. What is said of one call is worked off in order.
 
 use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 
 use super::{Calls, finish::Node, lanes::Lanes};
 use crate::{
@@ -47,6 +48,18 @@ pub(super) enum Told {
     },
 }
 
+impl Told {
+    /// Names the trace of what is answered.
+    fn log_span(&self) -> tracing::Span {
+        match self {
+            Self::Answer { operation, origin: Some(Origin { trace: Some(trace), .. }), .. } => {
+                tracing::info_span!("answer", operation.id = %operation, trace.id = %trace.trace_id())
+            }
+            _ => tracing::Span::none(),
+        }
+    }
+}
+
 /// What one stream has said, by the call that it is about.
 pub(super) type Sayings = Lanes<Told>;
 
@@ -55,6 +68,7 @@ impl Calls {
         let (calls, address) = (self.clone(), address.clone());
         let note = move |told: Told| {
             let (calls, address) = (calls.clone(), address.clone());
+            let span = told.log_span();
             let work = async move {
                 let done = calls.persist(|| calls.note(&address, told.clone())).await;
                 if let Err(error) = done {
@@ -64,7 +78,7 @@ impl Calls {
                     );
                 }
             };
-            work.boxed()
+            work.instrument(span).boxed()
         };
         Lanes::new(self.workers.clone(), (AT_ONCE, ROOM), note)
     }

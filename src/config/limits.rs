@@ -14,6 +14,7 @@ use crate::{
     grpc::layers::RpcSettings,
     redis::RedisSettings,
     sessions::JournalSettings,
+    traces::TraceSettings,
     webhooks::WebhookSettings,
 };
 
@@ -36,6 +37,10 @@ const YEAR_HOURS: u64 = 366 * 24;
 const DAYS_MAX: u64 = 36_500;
 /// On one call: more is no conversation.
 const VERBS_MAX: u64 = 1_000;
+/// That wait for a collector: some 100 MiB.
+const SPANS_MAX: u64 = 100_000;
+/// A collector that is not there for longer gets nothing.
+const MINUTE_MS: u64 = 60_000;
 /// What a Prometheus is spared.
 const TOP_AGENTS_MAX: u64 = 100;
 
@@ -82,7 +87,7 @@ pub(super) fn faults(given: &Figment) -> Vec<String> {
 }
 
 fn all() -> Vec<Limit> {
-    let rooms = [listen(), tls(), rpc(), calls(), stores(), cache(), retention(), webhooks(), metrics()];
+    let rooms = [listen(), tls(), rpc(), calls(), stores(), cache(), retention(), webhooks(), metrics(), traces()];
     rooms.into_iter().flatten().collect()
 }
 
@@ -224,6 +229,26 @@ fn webhooks() -> Vec<Limit> {
 fn metrics() -> Vec<Limit> {
     let MetricsSettings { top_agents } = MetricsSettings::default();
     vec![limit("metrics.top_agents", top_agents, 0..=TOP_AGENTS_MAX)]
+}
+
+fn traces() -> Vec<Limit> {
+    let TraceSettings {
+        endpoint: _,
+        ca_file: _,
+        // From 0 to 1, which is no whole number: the struct judges it itself.
+        sample_ratio: _,
+        trust_callers: _,
+        queue_max_spans,
+        batch_max_spans,
+        batch_interval_ms,
+        timeout_ms,
+    } = TraceSettings::default();
+    vec![
+        limit("traces.queue_max_spans", queue_max_spans, 1..=SPANS_MAX),
+        limit("traces.batch_max_spans", batch_max_spans, 1..=SPANS_MAX),
+        limit("traces.batch_interval_ms", batch_interval_ms, 1..=MINUTE_MS),
+        limit("traces.timeout_ms", timeout_ms, 1..=MINUTE_MS),
+    ]
 }
 
 #[cfg(test)]

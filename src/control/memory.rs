@@ -91,6 +91,10 @@ impl CommandBus for MemoryBus {
         self.replica
     }
 
+    fn system(&self) -> &'static str {
+        "memory"
+    }
+
     fn expect(&self, operation: OperationId) -> Awaited {
         self.waiting.expect(operation)
     }

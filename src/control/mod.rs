@@ -110,6 +110,9 @@ pub trait CommandBus: Send + Sync + std::fmt::Debug {
     /// This replica, as a letter's sender.
     fn replica(&self) -> ReplicaId;
 
+    /// What carries letters, as traces name it.
+    fn system(&self) -> &'static str;
+
     /// Waits for the operation from now on: to be called before its command is sent, or the answer may come first.
     fn expect(&self, operation: OperationId) -> Awaited;
 
@@ -132,4 +135,55 @@ pub trait CommandBus: Send + Sync + std::fmt::Debug {
 
     /// The tenant's connected nodes.
     async fn connected(&self, tenant: TenantId) -> Result<Vec<Connected>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        Env,
+        clock::Timestamp,
+        trace::TraceContext,
+        verb::{Hold, Verb},
+    };
+
+    /// As this release writes it, with a trace and without.
+    fn letters() -> [Letter; 2] {
+        let env = Env::system();
+        let command = Command {
+            operation: OperationId::new(&env),
+            call: "call-1".parse().expect("a call id"),
+            fence: 7,
+            deadline: Timestamp::from_micros(1),
+            verb: Verb::from(Hold { moh_url: None }),
+            trace: TraceContext::new(1, 2, true, "vendor=told"),
+        };
+        let reply_to = ReplicaId::new(&env);
+        let untraced = Command { trace: None, ..command.clone() };
+        [command, untraced].map(|command| Letter::Command { command, reply_to })
+    }
+
+    #[test]
+    fn a_letter_brings_the_trace_that_it_was_sent_within() {
+        for letter in letters() {
+            let text = serde_json::to_string(&letter).expect("JSON");
+            assert_eq!(serde_json::from_str::<Letter>(&text).expect("a letter"), letter);
+        }
+    }
+
+    #[test]
+    fn releases_before_and_after_the_one_that_told_of_traces_read_each_other() {
+        let [traced, untraced] = letters().map(|letter| serde_json::to_value(letter).expect("JSON"));
+        assert!(untraced["Command"]["command"].get("trace").is_none(), "as before: {untraced}");
+        let mut later = traced;
+        later["Command"]["command"]["of_a_later_release"] = "?".into();
+        later["Command"]["command"]["trace"]["of_a_later_release"] = "?".into();
+        let [traced, _] = letters();
+        let Letter::Command { command: Command { trace, .. }, .. } = serde_json::from_value(later).expect("a letter")
+        else {
+            panic!("another letter")
+        };
+        let Letter::Command { command, .. } = traced else { panic!("another letter") };
+        assert_eq!(trace, command.trace, "a field that is not known is passed over, as older releases pass over ours");
+    }
 }

@@ -32,6 +32,7 @@ pub mod session_filter;
 pub mod sip;
 pub mod tenant;
 pub mod text;
+pub mod trace;
 pub mod transcript;
 pub mod verb;
 pub mod violations;

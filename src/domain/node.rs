@@ -9,6 +9,7 @@ use super::{
     ids::{CallId, NodeId, OperationId, TenantId},
     lease_token::LeaseToken,
     session::{Outcome, Session},
+    trace::{TraceContext, written},
     verb::Verb,
     voice_agent::Subprotocol,
 };
@@ -62,6 +63,9 @@ pub struct Command {
     pub fence: i64,
     pub deadline: Timestamp,
     pub verb: Verb,
+    /// What it is done within. Releases that know nothing of traces leave it out, and pass over it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "written")]
+    pub trace: Option<TraceContext>,
 }
 
 /// No connected node answers to the address.

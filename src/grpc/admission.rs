@@ -34,7 +34,7 @@ impl AdmissionService for Api {
         &self,
         request: Request<v1::AwaitSlotRequest>,
     ) -> Result<Response<BoxStream<v1::AwaitSlotResponse>>, Status> {
-        let Incoming { principal, deadline, lifetime, message } = Incoming::of(request)?;
+        let Incoming { principal, deadline, lifetime, message, .. } = Incoming::of(request)?;
         let (admit, max_wait) = read_await(message, &principal)?;
         let call = admit.call.clone();
         let wait = AwaitSlot { admit, max_wait, deadline: deadline.answer_by().into() };
@@ -256,14 +256,14 @@ impl AdmissionService for Api {
 impl Api {
     /// All verbs alike: read, carry out, answer; and note what came of it.
     async fn carry<Q: VerbRequest, A: From<Executed>>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
-        let (Incoming { principal, deadline, message, .. }, attempt, allowed) = Incoming::attempted(request)?;
+        let (Incoming { principal, deadline, message, trace, .. }, attempt, allowed) = Incoming::attempted(request)?;
         let attempt = attempt.on(message.call_id()).at(&message.target()).under(message.idempotency_key());
         let context = VerbContext { now: self.calls.env.now(), media_urls: self.calls.settings.media_urls() };
         let mut instruction = match allowed.and_then(|()| read_verb(message, context)) {
             Ok(instruction) => instruction,
             Err(refusal) => return Err(self.calls.denied(attempt, refusal).await.into()),
         };
-        instruction.deadline = Some(deadline.answer_by());
+        (instruction.deadline, instruction.trace) = (Some(deadline.answer_by()), trace);
         let executed = self.calls.execute(&principal, instruction, attempt).await?;
         Ok(Response::new(executed.into()))
     }
@@ -281,6 +281,6 @@ fn read_verb(wire: impl VerbRequest, context: VerbContext) -> Answer<Instruction
     let call = read("call_id", wire.call_id(), &mut faults);
     let key = read_optional("idempotency_key", Some(wire.idempotency_key()), &mut faults);
     let verb = wire.verb(context, &mut faults);
-    let instruction = call.zip(verb).map(|(call, verb)| Instruction { call, key, verb, deadline: None });
+    let instruction = call.zip(verb).map(|(call, verb)| Instruction { call, key, verb, deadline: None, trace: None });
     Ok(faults.into_result(instruction)?)
 }

@@ -23,10 +23,11 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{access, heard_out::HeardOut, lifetime::Lifetime, meters::Meters, spans::Spans};
+use super::{access, heard_out::HeardOut, lifetime::Lifetime, meters::Meters, spans::Spans, traced::Traced};
 use crate::{
     domain::{
         Env, Error, Result, audit::Attempt, certificate::ClientCertificate, error::Dependency, principal::Principal,
+        trace::TraceContext,
     },
     sessions::AuditLog,
     tenants::{Authenticator, RateLimits},
@@ -72,6 +73,7 @@ pub(super) struct Caller {
     /// Of an audited RPC.
     pub(super) attempt: Option<Attempt>,
     pub(super) refusal: Refusal,
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// Why a request of a known caller is refused. Whoever takes it notes it and answers with it; what its handler leaves
@@ -177,20 +179,35 @@ where
         let gate = self.gate.clone();
         async move {
             let started = Instant::now();
-            let response = match gate.pass(service, request, line).await {
+            let mut traced = Traced::of(request.headers(), line, started);
+            let response = match gate.pass(service, request, line, &mut traced).await {
                 Ok(response) => response,
-                Err(error) => tracing::info_span!("rpc", rpc.method = access::TABLE[line].0)
-                    .in_scope(|| Status::from(error).into_http()),
+                Err(error) => {
+                    if !matches!(error, Error::Unauthenticated(_) | Error::TokenRevoked { .. }) {
+                        traced.begin(None);
+                    }
+                    Spans::of_nobody(line, traced.context()).in_scope(|| Status::from(error).into_http())
+                }
             };
-            gate.meters.note(line, &response, started.elapsed());
-            Ok(response)
+            let note = || gate.meters.note(line, &response, started.elapsed());
+            match traced.context() {
+                None => note(),
+                trace => Spans::of_nobody(line, trace).in_scope(note),
+            }
+            Ok(traced.end(response))
         }
         .boxed()
     }
 }
 
 impl Inner {
-    async fn pass<S>(&self, mut service: S, mut request: Request<Body>, line: usize) -> Result<Response<Body>>
+    async fn pass<S>(
+        &self,
+        mut service: S,
+        mut request: Request<Body>,
+        line: usize,
+        traced: &mut Traced,
+    ) -> Result<Response<Body>>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
@@ -211,15 +228,16 @@ impl Inner {
         let deadline = if lasts { asked.unwrap_or(LONGEST) } else { budget };
         let work = async {
             let principal = self.caller(request.headers(), request.extensions().get()).await?;
+            traced.begin(Some(principal.tenant()));
             let attempt = access::is_audited(line).then(|| Attempt::new(&principal, access::action(line)));
             let refusal = match (self.judge(&principal, line).await, &attempt) {
                 (Ok(()), _) => Refusal::default(),
                 (Err(error), Some(_)) => Refusal::of(error),
                 (Err(error), None) => return Err(error),
             };
-            let span = self.spans.of(line, principal.tenant());
-            let deadline = Deadline(Instant::now() + deadline);
-            let caller = Caller { principal, deadline, attempt: attempt.clone(), refusal: refusal.clone() };
+            let span = self.spans.of(line, principal.tenant(), traced.context());
+            let (deadline, trace) = (Deadline(Instant::now() + deadline), traced.context().cloned());
+            let caller = Caller { principal, deadline, attempt: attempt.clone(), refusal: refusal.clone(), trace };
             request.extensions_mut().insert(caller);
             let answered = span.in_scope(|| service.call(request));
             let answered = answered.instrument(span).await.map_or_else(|never| match never {}, in_our_words);

@@ -16,6 +16,7 @@ mod sessions;
 mod spans;
 pub mod status;
 mod tenants;
+mod traced;
 mod voice_agents;
 
 use tonic::{Request, Status, service::Routes};
@@ -27,7 +28,7 @@ use self::{
 use crate::{
     agents::VoiceAgents,
     calls::Calls,
-    domain::{Error, Result as Answer, audit::Attempt, principal::Principal},
+    domain::{Error, Result as Answer, audit::Attempt, principal::Principal, trace::TraceContext},
     proto::v1::{
         admission_service_server::AdmissionServiceServer, media_node_service_server::MediaNodeServiceServer,
         session_service_server::SessionServiceServer, tenant_service_server::TenantServiceServer,
@@ -90,6 +91,7 @@ struct Incoming<T> {
     /// Of its connection: streams end with it.
     lifetime: Lifetime,
     message: T,
+    trace: Option<TraceContext>,
 }
 
 impl<T> Incoming<T> {
@@ -114,6 +116,7 @@ impl<T> Incoming<T> {
         let caller: Option<Caller> = extensions.remove();
         let caller = caller.ok_or_else(|| Error::internal("a handler was reached without a caller"))?;
         let lifetime = extensions.remove::<Peer>().unwrap_or_default().lifetime;
-        Ok((Self { principal: caller.principal.clone(), deadline: caller.deadline, lifetime, message }, caller))
+        let (principal, trace) = (caller.principal.clone(), caller.trace.clone());
+        Ok((Self { principal, deadline: caller.deadline, lifetime, message, trace }, caller))
     }
 }

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use super::{Behaviour, Failure, call::Call, memory::Memory, verbs};
 use crate::{
-    domain::{Env, Timestamp},
+    domain::{Env, Timestamp, trace::TraceContext},
     proto::v1::{
         CallAssigned, Command, CommandFailed, CommandResult, CommandSucceeded, EndCall, LeaseLost, LeaseRenewalResult,
         LeaseState, LiveCall, TokenRefresh, command_result::Result as Answer,
     },
+    traces::{Attribute, Kind, Span},
 };
 
 /// Whether the call goes on after a command.
@@ -39,8 +40,8 @@ pub(super) struct Calls {
     behavior: Behaviour,
     hosted: BTreeMap<String, Call>,
     memory: Memory,
-    /// By when they are due, and then in the order of their commands.
-    answers: BTreeMap<(Instant, u64), CommandResult>,
+    /// By when they are due, and then in the order of their commands; with the span that ends when they are said.
+    answers: BTreeMap<(Instant, u64), (CommandResult, Span)>,
     answered: u64,
     /// By how much the service's clock is ahead, in microseconds: deadlines are by the service's clock.
     clock_skew_us: i64,
@@ -127,6 +128,9 @@ impl Calls {
     /// Carries `command` out, unless it came before, and keeps the answer until it is due.
     pub(super) fn command(&mut self, command: &Command) -> Link {
         let (operation_id, call_id) = (command.operation_id.clone(), command.call_id.clone());
+        let trace = command.traceparent.as_deref().and_then(|parent| TraceContext::read(parent, command.tracestate()));
+        let _log = trace.as_ref().map(|trace| tracing::info_span!("command", trace.id = %trace.trace_id()).entered());
+        let span = span_of(command, trace.as_ref());
         let ack_delay = self.behavior.ack_delay;
         if let Some(first) = self.memory.answer_to(&operation_id) {
             tracing::info!(
@@ -134,7 +138,7 @@ impl Calls {
                 operation.id = operation_id,
                 "a command came again and is answered as before"
             );
-            self.answer(operation_id, first, ack_delay);
+            self.answer(operation_id, first, ack_delay, span);
             return Link::Stays;
         }
         let verb = command.verb.as_ref().map(verbs::name);
@@ -142,16 +146,16 @@ impl Calls {
         match scripted.or(self.behavior.policy.failure()) {
             None => {
                 let answer = self.execute_once(command);
-                self.answer(operation_id, answer, ack_delay);
+                self.answer(operation_id, answer, ack_delay, span);
             }
             Some(Failure::Slow(delay)) => {
                 let answer = self.execute_once(command);
-                self.answer(operation_id, answer, delay);
+                self.answer(operation_id, answer, delay, span);
             }
             Some(Failure::Reject) => {
                 let rejected = Err(verbs::failed("NODE_REJECTED", "this node is told to reject the command"));
                 let answer = self.remember(command, rejected);
-                self.answer(operation_id, answer, ack_delay);
+                self.answer(operation_id, answer, ack_delay, span);
             }
             Some(Failure::Ignore) => {
                 tracing::info!(call.id = call_id, operation.id = operation_id, "a command is ignored");
@@ -159,8 +163,8 @@ impl Calls {
             Some(Failure::DuplicateAck) => {
                 let answer = self.execute_once(command);
                 tracing::info!(call.id = call_id, operation.id = operation_id, "a command is acknowledged twice");
-                self.answer(operation_id.clone(), answer.clone(), ack_delay);
-                self.answer(operation_id, answer, ack_delay);
+                self.answer(operation_id.clone(), answer.clone(), ack_delay, span);
+                self.answer(operation_id, answer, ack_delay, Span::default());
             }
             Some(Failure::Disconnect) => {
                 self.execute_once(command);
@@ -171,9 +175,9 @@ impl Calls {
         Link::Stays
     }
 
-    fn answer(&mut self, operation_id: String, answer: Answer, delay: Duration) {
+    fn answer(&mut self, operation_id: String, answer: Answer, delay: Duration, span: Span) {
         let result = CommandResult { operation_id, result: Some(answer) };
-        self.answers.insert((Instant::now() + delay, self.answered), result);
+        self.answers.insert((Instant::now() + delay, self.answered), (result, span));
         self.answered += 1;
     }
 
@@ -237,8 +241,20 @@ impl Calls {
 
     pub(super) fn take_due_answer(&mut self) -> Option<CommandResult> {
         let first = self.answers.first_entry().filter(|first| first.key().0 <= Instant::now())?;
-        Some(first.remove())
+        Some(first.remove().0)
     }
+}
+
+/// From the command's arrival until its answer is said, or until it is known that there will be none.
+fn span_of(command: &Command, trace: Option<&TraceContext>) -> Span {
+    Span::within(trace, Kind::Server, "carry out command").with(|| {
+        let verb = command.verb.as_ref().map_or("unknown", |verb| verbs::name(verb).as_str());
+        [
+            Attribute::new("voxgate.verb", verb),
+            Attribute::new("voxgate.operation.id", command.operation_id.clone()),
+            Attribute::new("voxgate.call.id", command.call_id.clone()),
+        ]
+    })
 }
 
 pub(super) fn timestamp(wire: &prost_types::Timestamp) -> Timestamp {
@@ -270,7 +286,13 @@ mod tests {
     }
 
     fn command(operation: &str, verb: Verb) -> Command {
-        Command { operation_id: operation.into(), call_id: "call-1".into(), deadline: None, fence: 7, verb: Some(verb) }
+        Command {
+            operation_id: operation.into(),
+            call_id: "call-1".into(),
+            fence: 7,
+            verb: Some(verb),
+            ..Command::default()
+        }
     }
 
     fn answer(calls: &mut Calls, command: &Command) -> Answer {

@@ -24,8 +24,10 @@ use crate::domain::{
     lease_token::LeaseClaim,
     node::{Command, NodeAddress, NodeProfile, Postbox, ToNode, Unreachable},
     queue::ReplicaId,
+    trace::TraceContext,
     voice_agent::Subprotocol,
 };
+use crate::traces::{Attribute, Span};
 
 /// Messages waiting for one node's stream. A node that does not read this many is as good as gone.
 const MAILBOX: usize = 1_024;
@@ -67,13 +69,16 @@ struct Unanswered {
     /// Whether the node lets the call go when it has carried the command out.
     ends: bool,
     origin: Origin,
+    /// Until the node has answered.
+    span: Span,
 }
 
-/// Where a command came from: its place in the node's mail, and who sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a command came from: its place in the node's mail, who sent it, and what it is done within.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub number: u64,
     pub reply_to: ReplicaId,
+    pub trace: Option<TraceContext>,
 }
 
 /// Room on a node for a call that does not have its slot yet; given back when this is dropped.
@@ -300,14 +305,20 @@ impl NodeRegistry {
         self.nodes().len()
     }
 
-    /// Gives a connected node a command.
-    pub fn command(&self, address: &NodeAddress, command: Command, origin: Origin) -> Result<(), Unreachable> {
+    /// Gives a connected node a command, which `span` lasts as long as.
+    pub fn command(
+        &self,
+        address: &NodeAddress,
+        command: Command,
+        origin: Origin,
+        span: Span,
+    ) -> Result<(), Unreachable> {
         let (operation, call, fence) = (command.operation, command.call.clone(), command.fence);
         let ends = command.verb.ends().is_some();
         let mut nodes = self.nodes();
         let entry = nodes.get_mut(address).ok_or(Unreachable)?;
         entry.mailbox.try_send(ToNode::Command(Box::new(command))).map_err(|_| Unreachable)?;
-        entry.commands.insert(operation, Unanswered { call, fence, ends, origin });
+        entry.commands.insert(operation, Unanswered { call, fence, ends, origin, span });
         Ok(())
     }
 
@@ -321,7 +332,8 @@ impl NodeRegistry {
     ) -> Option<(CallId, Origin)> {
         let mut nodes = self.nodes();
         let entry = nodes.get_mut(address)?;
-        let Unanswered { call, fence, ends, origin } = entry.commands.remove(&operation)?;
+        let Unanswered { call, fence, ends, origin, mut span } = entry.commands.remove(&operation)?;
+        span.say(|| [Attribute::new("voxgate.carried_out", carried_out)]);
         if ends && carried_out && entry.calls.get(&call).is_some_and(|hosted| hosted.claim.fence == fence) {
             entry.calls.remove(&call);
         }

@@ -111,14 +111,15 @@ fn where_all_is_well_every_line_says_so() {
     let (authority, redis) = (Authority::new(), kept_redis());
     let Pair { cert, key } = authority.server_until(Env::system().now().plus(30 * DAY));
     let tls = "[tls]\ncert_file = 'tls.crt'\nkey_file = 'tls.key'\nclient_ca_file = 'ca.crt'\n\
-               [webhooks]\nca_file = 'ca.crt'\n";
+               [webhooks]\nca_file = 'ca.crt'\n\
+               [traces]\nendpoint = 'https://collector:4317'\nca_file = 'ca.crt'\n";
     let files = [("tls.crt", &*cert), ("tls.key", &key), ("ca.crt", &authority.pem)];
     let said = at(&used_database(), &url_of(&redis), KEY_RING, &format!("{tls}{PATIENT}"), &files);
     assert!(said.text.lines().all(|line| line.starts_with("ok ")), "{}", said.text);
     assert_eq!((said.code, said.errors.as_str()), (Some(0), ""), "{}", said.text);
     for (check, told) in [
         ("configuration", "voxgate.toml and the environment"),
-        ("files", "all 4 that are named can be read"),
+        ("files", "all 5 that are named can be read"),
         ("key_ring", "tests"),
         ("key_ring.database", "1 secrets open"),
         ("database", "Postgres 1"),
@@ -134,10 +135,11 @@ fn where_all_is_well_every_line_says_so() {
         ("tls", "tls.crt loads with its key, valid until"),
         ("tls.client_ca", "1 authorities"),
         ("webhooks.ca", "ca.crt loads with 1 authorities"),
+        ("traces.ca", "ca.crt loads with 1 authorities"),
     ] {
         assert!(said.of_check(check).1.contains(told), "{check}: {:?}", said.of_check(check));
     }
-    assert_eq!(said.text.lines().count(), 17, "{}", said.text);
+    assert_eq!(said.text.lines().count(), 18, "{}", said.text);
 }
 
 #[test]

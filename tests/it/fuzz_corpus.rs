@@ -72,3 +72,8 @@ fn objects_that_were_tried_once_are_read_within_their_limits() {
 fn tokens_that_were_tried_once_prove_nothing_but_what_was_minted() {
     replay("token");
 }
+
+#[test]
+fn trace_contexts_that_were_tried_once_go_on_in_the_standards_form() {
+    replay("trace");
+}

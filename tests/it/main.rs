@@ -22,5 +22,6 @@ mod rolling;
 mod rpc;
 mod tls;
 mod top;
+mod traces;
 mod verb_chaos;
 mod webhooks;

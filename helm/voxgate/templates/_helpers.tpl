@@ -126,6 +126,9 @@ a float is written without a fraction: the service refuses 5000.0 where it count
 {{- if .Values.webhooks.ca.existingSecret }}
 {{- $_ := set $files "webhooks" (dict "ca_file" "/etc/voxgate/webhooks-ca/ca.crt") }}
 {{- end }}
+{{- if .Values.traces.ca.existingSecret }}
+{{- $_ := set $files "traces" (dict "ca_file" "/etc/voxgate/traces-ca/ca.crt") }}
+{{- end }}
 {{- $config = mergeOverwrite $config $files }}
 {{- $_ := set $config "grpc_addr" (printf "%s:50051" .Values.listenAddress) }}
 {{- $_ := set $config "admin_addr" (printf "%s:9090" .Values.listenAddress) }}
@@ -190,6 +193,9 @@ reaches the files, which a subPath would not let it, so certificates are renewed
 {{- end }}
 {{- with .Values.webhooks.ca }}
 {{- $mounted = append $mounted (list "webhooks-ca" .existingSecret (dict "ca.crt" .key)) }}
+{{- end }}
+{{- with .Values.traces.ca }}
+{{- $mounted = append $mounted (list "traces-ca" .existingSecret (dict "ca.crt" .key)) }}
 {{- end }}
 {{- range $mounted }}
 {{- if index . 1 }}
@@ -270,6 +276,9 @@ reaches the files, which a subPath would not let it, so certificates are renewed
 {{- end }}
 {{- if and .Values.test.enabled $required (not .Values.test.client.existingSecret) }}
 {{- $faults = append $faults "test.client.existingSecret is required where config.tls.client_certs is required: or set test.enabled to false" }}
+{{- end }}
+{{- if and .Values.traces.ca.existingSecret (not (hasPrefix "https://" (default "" .Values.config.traces.endpoint))) }}
+{{- $faults = append $faults "traces.ca.existingSecret is for a config.traces.endpoint of https://, and for nothing else" }}
 {{- end }}
 {{- with .Values.autoscaling }}
 {{- if gt (int64 .minReplicas) (int64 .maxReplicas) }}

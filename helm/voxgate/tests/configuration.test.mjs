@@ -69,6 +69,11 @@ test("certificates of Redis and authorities of webhooks are named beside their l
     assert.match(toml, /^\[webhooks\]\nca_file = "\/etc\/voxgate\/webhooks-ca\/ca.crt"\ntimeout_ms = 5000$/m);
 });
 
+test("a share is written as a fraction, and 1 as it is", () => {
+    const share = (sample_ratio) => /^sample_ratio = (.*)$/m.exec(render({ config: { traces: { sample_ratio } } }).toml)[1];
+    assert.deepEqual([share(0.01), share(1), share(0), share(0.00001)].map(Number), [0.01, 1, 0, 0.00001]);
+});
+
 test("a cluster of IPv6 is listened to", () => {
     assert.match(render({ listenAddress: "[::]" }).toml, /^grpc_addr = "\[::\]:50051"$/m);
 });

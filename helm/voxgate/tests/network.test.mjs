@@ -35,6 +35,14 @@ test("without ports for webhooks none leave", () => {
     assert.deepEqual(egress.map(ports), ["53/UDP 53/TCP", "5432/TCP", "6379/TCP"]);
 });
 
+test("the collector is reached where there is one, and there alone", () => {
+    const egress = { tracesTo: [{ namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "observability" } } }] };
+    assert.equal(policy({ networkPolicy: { egress } }).egress.length, 4);
+    const traced = policy({ networkPolicy: { egress }, config: { traces: { endpoint: "http://collector:4317" } } });
+    assert.equal(ports(traced.egress[4]), "4317/TCP");
+    assert.deepEqual(traced.egress[4].to, egress.tracesTo);
+});
+
 test("the service is reached on its two ports, from its namespace and by its test", () => {
     const { ingress } = policy();
     assert.deepEqual(ingress.map(ports), ["grpc/TCP", "grpc/TCP", "admin/TCP"]);

@@ -31,9 +31,11 @@ test("every Secret is a folder of the needed keys, for the group alone, and rene
         database: { tls: { ca: { existingSecret: "e" }, client: { existingSecret: "f" } } },
         redis: { tls: { ca: { existingSecret: "b" }, client: { existingSecret: "c" } } },
         webhooks: { ca: { existingSecret: "d" } },
+        traces: { ca: { existingSecret: "g" } },
+        config: { traces: { endpoint: "https://collector" } },
     });
     const volumes = secretVolumes(rendered);
-    const names = ["key-ring", "tls", "client-ca", "database-ca", "database-client", "redis-ca", "redis-client", "webhooks-ca"];
+    const names = ["key-ring", "tls", "client-ca", "database-ca", "database-client", "redis-ca", "redis-client", "webhooks-ca", "traces-ca"];
     assert.deepEqual(volumes.map(({ name }) => name), names);
     for (const { name, secret } of volumes) {
         assert.equal(secret.defaultMode, 0o440, name);

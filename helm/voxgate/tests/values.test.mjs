@@ -84,6 +84,8 @@ test("the schema knows every key of the service's configuration, and no other", 
         database: { tls: { ca: { existingSecret: "a" }, client: { existingSecret: "a" } } },
         redis: { tls: { ca: { existingSecret: "a" }, client: { existingSecret: "a" } } },
         webhooks: { ca: { existingSecret: "a" } },
+        traces: { ca: { existingSecret: "a" } },
+        config: { traces: { endpoint: "https://a" } },
     });
     const known = new Set();
     for (const [name, part] of Object.entries(schemaAt("config").properties)) {
@@ -94,7 +96,8 @@ test("the schema knows every key of the service's configuration, and no other", 
         if (table) section = table;
         else known.add(`${section}.${key}`);
     }
-    known.delete("secrets.key_ring_file");
+    // Listed beside their variables.
+    for (const key of ["secrets.key_ring_file", "traces.endpoint"]) known.delete(key);
     assert.deepEqual([...known].sort(), [...listed].sort());
 });
 
@@ -108,6 +111,12 @@ test("the schema's ranges are README's, by which the service refuses values", ()
         const { minimum, maximum } = zero ? schema.anyOf.find(({ type }) => type === "integer") : schema;
         assert.deepEqual([minimum, maximum], [number(least), number(most)], key);
     }
+});
+
+test("the share of requests that are traced goes from none to all", () => {
+    assert.match(read("README.md"), /^\| `traces\.sample_ratio` \| 0\.01 \| 0–1 \|/m);
+    const { minimum, maximum } = schemaAt("config.traces.sample_ratio");
+    assert.deepEqual([minimum, maximum], [0, 1]);
 });
 
 test("a key of the configuration is taken back by null, unless the chart has a value of its own for it", () => {

@@ -231,6 +231,10 @@ impl CommandBus for RedisBus {
         self.replica
     }
 
+    fn system(&self) -> &'static str {
+        "redis"
+    }
+
     fn expect(&self, operation: OperationId) -> Awaited {
         self.waiting.expect(operation)
     }

@@ -22,6 +22,7 @@ use crate::{
         node::{Assignment, CallEvent, Command, Hello, LiveCall, NodeProfile, ToNode},
         operation::{Acknowledgement, Failure},
         text::{bounded_text, parse_recording_url},
+        trace::TraceContext,
         verb::{Destination, NodeResult, PlayAudio, Source, Speech, Verb, Whisper},
         violations::{Fault, Violations},
         voice_agent::Subprotocol,
@@ -199,6 +200,8 @@ fn write_command(command: Command) -> v1::Command {
         deadline: Some(timestamp(command.deadline)),
         fence: command.fence,
         verb: write_verb(command.verb),
+        traceparent: command.trace.as_ref().map(TraceContext::parent),
+        tracestate: command.trace.as_ref().map(|trace| trace.state().to_owned()).filter(|state| !state.is_empty()),
     }
 }
 

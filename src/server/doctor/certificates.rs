@@ -44,6 +44,7 @@ pub(super) fn examine(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Finding> {
         redis_pair.map(|(cert, key)| shown("redis.tls", cert, key, now)),
         config.redis.tls_ca_file.as_deref().map(|path| authorities("redis.tls_ca", path, now)),
         Some(receivers(config.webhooks.ca_file.as_deref(), now)),
+        config.traces.ca_file.as_deref().map(|path| authorities("traces.ca", path, now)),
     ]
     .into_iter()
     .flatten()

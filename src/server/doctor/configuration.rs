@@ -64,6 +64,7 @@ fn files(config: &Config) -> Option<Finding> {
         ("redis.tls_cert_file", &config.redis.tls_cert_file),
         ("redis.tls_key_file", &config.redis.tls_key_file),
         ("webhooks.ca_file", &config.webhooks.ca_file),
+        ("traces.ca_file", &config.traces.ca_file),
     ];
     let named: Vec<_> = named.iter().filter_map(|(key, path)| Some((*key, path.as_deref()?))).collect();
     if named.is_empty() {

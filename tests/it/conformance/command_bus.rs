@@ -19,6 +19,7 @@ use voxgate::{
         node::{Command, NodeAddress, NodeProfile},
         operation::{Operation, OperationState},
         queue::ReplicaId,
+        trace::TraceContext,
         verb::{Unhold, VerbResult},
         voice_agent::Subprotocol,
     },
@@ -137,6 +138,7 @@ fn command(reply_to: ReplicaId) -> Letter {
         fence: i64::MAX,
         deadline: at(9),
         verb: Unhold.into(),
+        trace: TraceContext::new(1, 2, true, "vendor=told"),
     };
     Letter::Command { command, reply_to }
 }

@@ -4,6 +4,7 @@ pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod clock;
 pub(crate) mod cluster;
+pub(crate) mod collector;
 pub(crate) mod fleet;
 pub(crate) mod hosts;
 pub(crate) mod node;

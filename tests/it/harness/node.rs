@@ -15,8 +15,17 @@ impl NodeProcess {
 
     /// The same with more on its command line.
     pub(crate) fn start_with(world: &World, id: String, more: &[&str]) -> Self {
+        Self::start_in(world, id, more, &[])
+    }
+
+    /// The same with a collector for its spans.
+    pub(crate) fn start_traced(world: &World, id: String, collector: &str) -> Self {
+        Self::start_in(world, id, &[], &[("VOXGATE_TRACES_ENDPOINT", collector)])
+    }
+
+    fn start_in(world: &World, id: String, more: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = Process::folder("node");
-        let mut command = voxgate(&dir, &[]);
+        let mut command = voxgate(&dir, env);
         command.args(["node-sim", "--endpoint", &world.addr, "--key", &world.key, "--node-id", &id]);
         command.args(world.sandbox.then_some("--sandbox")).args(more);
         command.current_dir(&dir);

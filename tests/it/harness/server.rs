@@ -355,9 +355,14 @@ fn run(dir: &Path, stores: &[(&str, &str)], args: &[&str]) -> String {
 /// The binary with nothing of the test's own environment that configures it.
 pub(crate) fn voxgate(dir: &Path, stores: &[(&str, &str)]) -> Command {
     let mut command = Command::new(BINARY);
-    for name in
-        ["VOXGATE_DATABASE_URL", "VOXGATE_REDIS_URL", "VOXGATE_CONFIG", "VOXGATE_KEY_RING", "VOXGATE_KEY_RING_FILE"]
-    {
+    for name in [
+        "VOXGATE_DATABASE_URL",
+        "VOXGATE_REDIS_URL",
+        "VOXGATE_CONFIG",
+        "VOXGATE_KEY_RING",
+        "VOXGATE_KEY_RING_FILE",
+        "VOXGATE_TRACES_ENDPOINT",
+    ] {
         command.env_remove(name);
     }
     command.env("VOXGATE_DATA_DIR", dir.join("data")).envs(stores.iter().copied());

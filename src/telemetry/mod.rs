@@ -1,7 +1,9 @@
-//! Logs and metrics of the process.
+//! Logs, metrics and traces of the process.
 //!
 //! Logs go to stderr: stdout belongs to what a command answers. Metric labels come from enums, never from ids; the one exception, by the
 //! operator's choice, is in `server/samples.rs`.
+
+mod traces;
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -9,6 +11,7 @@ use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
+pub use self::traces::export_traces;
 use crate::config::LogFormat;
 
 /// A busy replica measures some 60,000 times a second, at 16 bytes each.
@@ -112,6 +115,7 @@ pub const METRICS: &[Metric] = &[
     counter("voxgate_rate_limit_fallbacks_total", &[], "Requests whose rate was limited by this replica alone."),
     counter("voxgate_cache_outage_answers_total", &["cache"], "Answers from memory, too old, without the database."),
     counter("voxgate_change_listeners_lost_total", &[], "Losses of the connection for other replicas' changes."),
+    counter("voxgate_spans_total", &["outcome"], "Spans of recorded traces, by what became of them."),
 ];
 
 /// Starts logging what `filter` lets through.
