@@ -2,7 +2,8 @@
 # The README's tour with the real grpcurl, each answer checked: walk.sh embedded | postgres-redis
 #
 # embedded        runs the very lines that `voxgate dev` prints
-# postgres-redis  runs the same lines, from their template, against migrate, serve and node-sim
+# postgres-redis  runs the same lines, from their template, against migrate, serve and node-sim; then asks in plain text, by
+#                 TLS and by mutual TLS, with reflection and without
 #
 # Everything runs on free ports in a folder of its own, and ends with this script. VOXGATE_BIN names another
 # binary than target/debug/voxgate.
@@ -51,7 +52,7 @@ trap 'exit 130' INT TERM
 # Ports that were free a moment ago.
 # shellcheck disable=SC2046 # a list of numbers
 set -- $(perl -MIO::Socket::INET -e 'print map { $_->sockport . "\n" }
-    map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") } 1 .. 4')
+    map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") } 1 .. 6')
 addr=127.0.0.1:$1
 unset VOXGATE_DATABASE_URL VOXGATE_REDIS_URL VOXGATE_KEY
 export VOXGATE_GRPC_ADDR="$addr" VOXGATE_ADMIN_ADDR="127.0.0.1:$2" VOXGATE_DATA_DIR="$dir/data"
@@ -67,6 +68,8 @@ connect_timeout_ms = 20_000
 TOML
 postgres_port=$3
 redis_port=$4
+another=127.0.0.1:$5
+another_admin=127.0.0.1:$6
 
 # start NAME COMMAND…: in the background, its output in NAME.out and NAME.log.
 start() {
@@ -210,6 +213,67 @@ while IFS= read -r line <&3; do
     cat "$dir/answer"
     check "$line"
 done 3<"$dir/lines"
+
+# What a person with grpcurl meets at a replica that speaks plain text, tls or mtls, and has reflection or not.
+transports() {
+    has openssl || die "openssl is missing: run make setup-check"
+    for name in server client; do
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj "/CN=$name" \
+            -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1,DNS:walk.example \
+            -keyout "$dir/$name.key" -out "$dir/$name.crt" 2>"$dir/openssl.log"
+    done
+    for transport in plain tls mtls; do
+        for reflection in true false; do
+            transport "$transport" "$reflection"
+        done
+    done
+}
+
+transport() {
+    config=$dir/$1-$2.toml
+    {
+        cat "$VOXGATE_CONFIG"
+        printf '[listen]\nreflection = %s\ndrain_notice_ms = 0\n' "$2"
+        [ "$1" = plain ] || printf '[tls]\ncert_file = "%s"\nkey_file = "%s"\n' "$dir/server.crt" "$dir/server.key"
+        [ "$1" != mtls ] || printf 'client_ca_file = "%s"\nclient_certs = "required"\n' "$dir/client.crt"
+    } >"$config"
+    start "serve-$1-$2" env VOXGATE_CONFIG="$config" VOXGATE_GRPC_ADDR="$another" VOXGATE_ADMIN_ADDR="$another_admin" \
+        "$voxgate" serve
+    case $1 in
+    plain) options=-plaintext ;;
+    tls) options="-cacert $dir/server.crt" ;;
+    mtls) options="-cacert $dir/server.crt -cert $dir/client.crt -key $dir/client.key" ;;
+    esac
+    files='-import-path proto -proto voxgate/v1/voice_agent_service.proto'
+    list=voxgate.v1.VoiceAgentService/ListVoiceAgents
+    # shellcheck disable=SC2086 # lists of words
+    ask() { grpcurl $options -connect-timeout 2 -max-time 10 -H "authorization: Bearer $(cat "$dir/key")" "$@"; }
+    # With the files it works by each.
+    # shellcheck disable=SC2086
+    await "an answer by $1" ask $files "$another" "$list"
+    if [ "$2" = true ]; then
+        ask "$another" list >"$dir/answer" 2>&1 || die "$1: $(cat "$dir/answer")"
+        answer '^voxgate.v1.AdmissionService$' '^grpc.health.v1.Health$'
+        ask "$another" "$list" | grep -q '"totalSize"' || die "$1: no agents by reflection"
+    else
+        if ask "$another" list >"$dir/answer" 2>&1; then die "$1: it lists its services, without reflection"; fi
+        answer 'does not support the reflection API'
+    fi
+    # Who speaks otherwise is told so, and soon.
+    case $1 in
+    plain) options="-cacert $dir/server.crt" told='first record does not look like a TLS handshake' ;;
+    tls) options=-plaintext told='.' ;;
+    mtls) options="-cacert $dir/server.crt" told='certificate required' ;;
+    esac
+    # shellcheck disable=SC2086
+    if ask $files "$another" "$list" >"$dir/answer" 2>&1; then die "$1: it answers to $options too"; fi
+    answer "$told"
+    kill "$last"
+    wait "$last" || die "$1: it did not end well"
+    say "grpcurl: $1, reflection $2: as it should be"
+}
+
+[ "$backend" != postgres-redis ] || transports
 
 expected=' create admit admit deny transfer hangup usage'
 [ "$steps" = "$expected" ] || die "$backend: walked$steps, not$expected"

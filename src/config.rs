@@ -82,6 +82,9 @@ pub struct ListenSettings {
     /// From then on how long streams go on, which would not end by themselves (default 120,000 ms: as long as a call may
     /// wait in AwaitSlot).
     pub max_connection_age_grace_ms: u64,
+    /// Whether whoever reaches the port may ask what is served (default true: the descriptions are no secret, and grpcurl needs
+    /// them or the files).
+    pub reflection: bool,
     /// From NOT_SERVING to refusing work, so that balancers look away first (default 2,000 ms; none under `dev`).
     pub drain_notice_ms: u64,
     /// From refusing work to the end of the process, whatever is still running (default 20,000 ms).
@@ -99,6 +102,7 @@ impl Default for ListenSettings {
             keepalive_timeout_ms: 10_000,
             max_connection_age_ms: 1_800_000,
             max_connection_age_grace_ms: 120_000,
+            reflection: true,
             drain_notice_ms: 2_000,
             drain_cap_ms: 20_000,
         }

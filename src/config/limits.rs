@@ -101,6 +101,7 @@ fn listen() -> Vec<Limit> {
         keepalive_timeout_ms,
         max_connection_age_ms,
         max_connection_age_grace_ms,
+        reflection: _,
         drain_notice_ms,
         drain_cap_ms,
     } = ListenSettings::default();

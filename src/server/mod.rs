@@ -182,7 +182,7 @@ impl Service {
             let (reporter, health) = tonic_health::server::health_reporter();
             // The library says that the server serves, until the first look has found out.
             none_serves(&reporter).await;
-            let routes = routes(api, health, &closing)?;
+            let routes = routes(api, health, config.listen.reflection, &closing)?;
             let mut workers = workers(&config, tls, &gate, routes, &closing)?;
             workers.deal(grpc, config.listen.max_connections, closing.clone());
             let sweep = tokio::spawn(sweep(calls.clone(), closing.clone()));
@@ -313,11 +313,18 @@ fn assemble(
     Ok((api, Gate::new(authenticator, rates, rooms.audit, config.rpc.clone())))
 }
 
-fn routes(api: Api, health: HealthServer<impl Health>, closing: &CancellationToken) -> anyhow::Result<Routes> {
+fn routes(
+    api: Api,
+    health: HealthServer<impl Health>,
+    reflects: bool,
+    closing: &CancellationToken,
+) -> anyhow::Result<Routes> {
     let end = streams::EndStreams(closing.clone());
-    let routes = Routes::new(end.named_layer(health))
-        .add_service(end.named_layer(reflection_v1()?))
-        .add_service(end.named_layer(reflection_v1alpha()?));
+    let mut routes = Routes::new(end.named_layer(health));
+    if reflects {
+        routes =
+            routes.add_service(end.named_layer(reflection_v1()?)).add_service(end.named_layer(reflection_v1alpha()?));
+    }
     Ok(api.add_to(routes))
 }
 

@@ -164,6 +164,18 @@ async fn watches_of_health_and_open_reflections_do_not_hold_up_a_shutdown() {
 }
 
 #[tokio::test]
+async fn without_reflection_nobody_is_told_what_is_served_and_all_else_is() {
+    let server = TestServer::embedded_with("[listen]\nreflection = false\n");
+    let world = World::on(&server.addr, &server.admin_key).await;
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let status = world.caller.call(&path, ServerReflectionRequest::default()).await.expect_err("refused");
+        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    }
+    world.caller.call("/grpc.health.v1.Health/Check", HealthCheckRequest::default()).await.expect("health");
+}
+
+#[tokio::test]
 async fn an_error_about_everything_fits_into_the_trailers_that_clients_take() {
     let world = World::shared(Backend::Embedded).await;
     let metadata = (0..32).map(|it| (format!("{it}{}", "k".repeat(4_000)), String::new())).collect();
