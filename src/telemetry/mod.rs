@@ -118,6 +118,27 @@ pub const METRICS: &[Metric] = &[
     counter("voxgate_spans_total", &["outcome"], "Spans of recorded traces, by what became of them."),
 ];
 
+/// Counters of one label whose values are all known before any is counted, as README lists them.
+const FROM_ZERO: [(&str, &str, &[&str]); 9] = [
+    ("voxgate_lease_renewals_total", "fate", &["renewed", "readmitted", "lost", "released"]),
+    (
+        "voxgate_drift_total",
+        "kind",
+        &["lease_without_session", "session_without_lease", "node_call_without_session", "session_not_on_node"],
+    ),
+    ("voxgate_slot_store_clock_steps_total", "direction", &["back", "forward"]),
+    ("voxgate_redis_connections_lost_total", "cause", &["broken", "silent", "demoted"]),
+    (
+        "voxgate_rows_removed_total",
+        "table",
+        &["sessions", "events", "audit_entries", "voice_agent_create_requests", "revoked_tokens"],
+    ),
+    ("voxgate_webhook_posts_total", "outcome", &["taken", "tried_again", "given_up", "gone"]),
+    ("voxgate_tls_reloads_total", "outcome", &["loaded", "refused"]),
+    ("voxgate_cache_outage_answers_total", "cache", &["voice_agents", "fallbacks", "tenants", "api_keys"]),
+    ("voxgate_spans_total", "outcome", &["sent", "queue_full", "not_taken"]),
+];
+
 /// Starts logging what `filter` lets through.
 pub fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("VOXGATE_LOG: {filter:?} is not a filter"))?;
@@ -150,6 +171,11 @@ pub fn record_metrics() -> anyhow::Result<PrometheusHandle> {
     for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Counter && metric.labels.is_empty()) {
         metrics::counter!(metric.name).absolute(0);
     }
+    for (name, label, values) in FROM_ZERO {
+        for value in values {
+            metrics::counter!(name, label => *value).absolute(0);
+        }
+    }
     Ok(handle)
 }
 
@@ -169,6 +195,23 @@ fn describe() {
             Kind::Counter => metrics::describe_counter!(*name, *help),
             Kind::Gauge => metrics::describe_gauge!(*name, *help),
             Kind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readme_lists_the_values_of_the_labels_that_are_told_from_the_start() {
+        let readme = include_str!("../../README.md");
+        for (name, label, values) in FROM_ZERO {
+            let metric = METRICS.iter().find(|metric| metric.name == name).expect("a metric of ours");
+            assert_eq!((metric.kind, metric.labels), (Kind::Counter, &[label][..]), "{name}");
+            let listed: Vec<_> = values.iter().map(|value| format!("`{value}`")).collect();
+            let row = format!("| `{name}` | counter | `{label}`: {} |", listed.join(", "));
+            assert!(readme.contains(&row), "{row}");
         }
     }
 }
