@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_millis(50);
 /// How long an admitted call lasts.
 const LASTS: Duration = Duration::from_secs(1);
 /// From one verb of a live call to the next, in ms.
-const THINKS_MS: std::ops::Range<u64> = 1_000..4_000;
+const THINKS_MS: std::ops::Range<u64> = 1_000..8_000;
 
 type Calls = AdmissionServiceClient<Bearing>;
 
@@ -133,7 +133,13 @@ pub(super) async fn drive(
 ) -> Vec<String> {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut operations = Vec::new();
-    while !stop.is_cancelled() {
+    // Calls are at different points of their lives: they do not all begin at once.
+    let mut thinks = Duration::from_millis(random.random_range(0..THINKS_MS.end));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return operations,
+            () = tokio::time::sleep(thinks) => {}
+        }
         let (call_id, idempotency_key) = (call.clone(), format!("verb-{}", operations.len()));
         let answer = if operations.len() % 2 == 0 {
             let request = HoldRequest { call_id, idempotency_key, ..HoldRequest::default() };
@@ -146,16 +152,11 @@ pub(super) async fn drive(
                 tally.persist(&caller, request, |mut calls: Calls, it| async move { calls.unhold(it).await }).await;
             taken_back.map(|back| (back.operation_id, back.call_state, false))
         };
-        let Some((operation, state, held)) = answer else { break };
+        let Some((operation, state, held)) = answer else { return operations };
         assert_eq!(state.expect("a state").held, held, "verb {} of {call}", operations.len());
         operations.push(operation);
-        let thinks = Duration::from_millis(random.random_range(THINKS_MS));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(thinks) => {}
-        }
+        thinks = Duration::from_millis(random.random_range(THINKS_MS));
     }
-    operations
 }
 
 /// Has so many calls a second admitted, each for a while, until `stop`.
