@@ -365,11 +365,13 @@ mod tests {
         let started = Instant::now();
         noting.log.note(noting.entry("first", &Error::DeadlineExceeded)).await;
         assert_eq!(started.elapsed(), AUDIT_PATIENCE);
+        // On the paused clock, so that nobody waits: the writer's turn comes.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let started = Instant::now();
         noting.log.note(noting.entry("second", &Error::DeadlineExceeded)).await;
         assert_eq!(started.elapsed(), Duration::ZERO, "it is known to be away");
         noting.store.is_away.store(false, Ordering::Relaxed);
+        // On the paused clock, so that nobody waits: the writer's turn comes.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let calls: Vec<_> =
             noting.stop().await.into_iter().map(|entry| entry.call.expect("a call").to_string()).collect();
